@@ -1,0 +1,53 @@
+//! DuckDB's failures as our errors: the class that DuckDB prints decides the kind.
+
+use crate::types::LOSS;
+use crate::{Error, ErrorKind};
+
+/// Maps an error of the duckdb crate. `doing` completes the sentence "DuckDB failed to ...".
+pub(super) fn failure(e: duckdb::Error, doing: &str) -> Error {
+    let text = match &e {
+        duckdb::Error::DuckDBFailure(_, Some(message)) => message.clone(),
+        other => other.to_string(),
+    };
+    Error::new(kind_of(&text), format!("DuckDB failed to {doing}: {}", text.trim())).with_source(e)
+}
+
+/// The kind for a message of DuckDB, which starts with the class of the failure.
+fn kind_of(text: &str) -> ErrorKind {
+    let class = text.split(':').next().unwrap_or_default();
+    let lower = text.to_ascii_lowercase();
+    let full = lower.contains("no space left") || lower.contains("max_temp_directory_size");
+    let denied = lower.contains("permission denied");
+    if text.contains(LOSS) {
+        return ErrorKind::InvalidData;
+    }
+    match class {
+        "Out of Memory Error" => ErrorKind::ResourceExhausted,
+        "INTERRUPT Error" => ErrorKind::Cancelled,
+        "Permission Error" => ErrorKind::PermissionDenied,
+        "FATAL Error" | "INTERNAL Error" => ErrorKind::Internal,
+        "HTTP Error" | "Connection Error" => ErrorKind::Unavailable,
+        "IO Error" if full => ErrorKind::ResourceExhausted,
+        "IO Error" if denied => ErrorKind::PermissionDenied,
+        _ => ErrorKind::Query,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_become_kinds() {
+        for (text, kind) in [
+            ("Parser Error: syntax error", ErrorKind::Query),
+            ("Out of Memory Error: failed to allocate", ErrorKind::ResourceExhausted),
+            ("INTERRUPT Error: Interrupted!", ErrorKind::Cancelled),
+            ("IO Error: Could not write: No space left on device", ErrorKind::ResourceExhausted),
+            ("IO Error: Cannot open file \"x\": Permission denied", ErrorKind::PermissionDenied),
+            ("IO Error: No files found", ErrorKind::Query),
+        ] {
+            assert_eq!(kind_of(text), kind, "{text}");
+        }
+    }
+}

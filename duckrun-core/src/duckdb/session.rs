@@ -1,0 +1,427 @@
+//! One run's DuckDB session: a connection, its settings, and the streams that run on it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use duckdb::{Config, Connection, params_from_iter};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use super::failure::failure;
+use super::literal::{literal, parameter};
+use super::running::{CancelOnDrop, Running, Ticket};
+use super::{bridge, references, relation};
+use crate::types::{self, BatchCheck, DuckType};
+use crate::{
+    BatchStream, EngineSession, EngineSettings, Error, Query, Relation, RelationName, Result, RunContext,
+    TableReference, Value, quote_ident, quote_literal,
+};
+
+/// Batches between DuckDB's thread and the consumer, beside DuckDB's own buffer of 10 MiB.
+const CHANNEL: usize = 8;
+
+/// A result column as DuckDB describes it.
+struct Described {
+    name: String,
+    ty: DuckType,
+}
+
+pub(super) struct DuckSession {
+    conn: Arc<Mutex<Connection>>,
+    running: Arc<Running>,
+    catalog: String,
+    /// Attached to a caller's database: to be detached again.
+    attached: bool,
+    serial: AtomicU64,
+    cx: RunContext,
+}
+
+impl DuckSession {
+    /// A DuckDB of the run's own.
+    pub(super) fn own(cx: &RunContext, settings: &BTreeMap<String, String>, extensions: bool) -> Result<Self> {
+        let plan = cx.memory();
+        let fail = |e| failure(e, "start");
+        let mut config = Config::default();
+        for (name, value) in settings {
+            config = config.with(name, value).map_err(fail)?;
+        }
+        let on = if extensions { "true" } else { "false" };
+        config = config
+            .with("autoload_known_extensions", on)
+            .and_then(|c| c.with("autoinstall_known_extensions", on))
+            .and_then(|c| c.with("preserve_insertion_order", "false"))
+            .and_then(|c| c.with("memory_limit", format!("{}B", plan.engine)))
+            .and_then(|c| c.with("threads", plan.threads.max(1).to_string()))
+            .map_err(fail)?;
+        if let Some(spill) = cx.spill() {
+            let path = spill.path().to_str().ok_or_else(|| Error::invalid("the spill directory is not UTF-8"))?;
+            config = config.with("temp_directory", path).map_err(fail)?;
+            if let Some(cap) = spill.cap() {
+                config = config.with("max_temp_directory_size", format!("{cap}B")).map_err(fail)?;
+            }
+        }
+        let conn = Connection::open_in_memory_with_flags(config).map_err(fail)?;
+        let catalog = conn.query_row("SELECT current_database()", [], |row| row.get(0)).map_err(fail)?;
+        Ok(Self::new(conn, catalog, false, cx))
+    }
+
+    /// A private catalog in the caller's database.
+    pub(super) fn attached(
+        cx: &RunContext,
+        connection: duckdb::Result<Connection>,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let fail = |e| failure(e, "attach to the caller's database");
+        let conn = connection.map_err(fail)?;
+        let catalog = format!("duckrun_{}", cx.id().as_uuid().simple());
+        let theirs: String = conn.query_row("SELECT current_database()", [], |row| row.get(0)).map_err(fail)?;
+        conn.execute_batch(&format!("ATTACH ':memory:' AS {}", quote_ident(&catalog))).map_err(fail)?;
+        let session = Self::new(conn, catalog, true, cx);
+        let path = format!("{}.main,{}.main", quote_ident(&session.catalog), quote_ident(&theirs));
+        let mut sql = format!("SET search_path = {};", quote_literal(&path));
+        for (name, value) in settings {
+            sql.push_str(&format!("SET {} = {};", quote_ident(name), quote_literal(value)));
+        }
+        session.lock().execute_batch(&sql).map_err(fail)?;
+        Ok(session)
+    }
+
+    fn new(conn: Connection, catalog: String, attached: bool, cx: &RunContext) -> Self {
+        // Progress is a nicety: an embedding that has switched it off still gets rows and bytes.
+        let _ = conn.set_query_progress_tracking(true);
+        Self {
+            running: Running::new(conn.interrupt_handle()),
+            conn: Arc::new(Mutex::new(conn)),
+            catalog,
+            attached,
+            serial: AtomicU64::new(0),
+            cx: cx.clone(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a closure on the connection, on a blocking thread; dropping the future interrupts it.
+    async fn with<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        self.cx.check()?;
+        let (conn, ticket) = (self.conn.clone(), self.running.reserve());
+        let mut guard = CancelOnDrop::new(ticket.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(_active) = ticket.begin() else { return Err(Error::cancelled()) };
+            f(&conn)
+        });
+        let cancelled = self.cx.cancellation().clone();
+        let done = tokio::select! {
+            done = work => done,
+            () = cancelled.cancelled_owned() => return Err(Error::cancelled()),
+        };
+        guard.disarm();
+        done.map_err(|e| Error::internal("a DuckDB call panicked").with_source(e))?
+    }
+
+    fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Loads a stream into a table that DuckDB may spill.
+    async fn load(&self, name: &RelationName, mut rows: BatchStream) -> Result<()> {
+        let schema = rows.schema().clone();
+        let columns: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|f| Ok(format!("{} {}", quote_ident(f.name()), types::sql_type(f.data_type())?)))
+            .collect::<Result<_>>()?;
+        let table = name.to_sql();
+        self.with(move |conn| {
+            conn.execute_batch(&format!("CREATE OR REPLACE TABLE {table} ({})", columns.join(", ")))
+                .map_err(|e| failure(e, "create a table for a stream"))
+        })
+        .await?;
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            let (name, catalog) = (name.clone(), self.catalog.clone());
+            self.with(move |conn| insert_batch(conn, &catalog, &name, &batch)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends one batch to a table of the session.
+fn insert_batch(conn: &Connection, catalog: &str, name: &RelationName, batch: &RecordBatch) -> Result<()> {
+    let fail = |e| failure(e, "load a stream");
+    let mut appender = conn
+        .appender_to_catalog_and_db(name.name(), catalog, name.schema().unwrap_or("main"))
+        .map_err(fail)?;
+    appender.append_record_batch(bridge::to_duckdb(batch)?).map_err(fail)?;
+    appender.flush().map_err(fail)
+}
+
+/// The columns of a query, in DuckDB's types.
+fn describe(conn: &Connection, query: &Query) -> Result<Vec<Described>> {
+    references::single_query(conn, &query.sql)?;
+    let mut statement = conn
+        // Not of `SELECT * FROM (query)`: there DuckDB renames a column whose name occurs twice.
+        .prepare(&format!("DESCRIBE {}", body(&query.sql)))
+        .map_err(|e| failure(e, "plan the query"))?;
+    let params: Vec<_> = query.params.iter().map(parameter).collect();
+    let columns = statement
+        .query_map(params_from_iter(params), |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .map_err(|e| failure(e, "plan the query"))?
+        .collect::<duckdb::Result<Vec<_>>>()
+        .map_err(|e| failure(e, "plan the query"))?;
+    let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+    types::check_names(&names)?;
+    columns.into_iter().map(|(name, ty)| Ok(Described { name, ty: DuckType::parse(&ty)? })).collect()
+}
+
+fn body(sql: &str) -> &str {
+    sql.trim().trim_end_matches(';')
+}
+
+/// The statement that yields exactly the output columns in their Delta types, and that schema.
+fn output(conn: &Connection, query: &Query) -> Result<(String, SchemaRef)> {
+    let columns = describe(conn, query)?;
+    let (mut list, mut fields, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    match &query.output {
+        None => {
+            for column in &columns {
+                match types::decide(&column.name, &column.ty, query.timestamps) {
+                    Ok(decision) => {
+                        list.push(format!("{} AS {}", decision.expr, quote_ident(&column.name)));
+                        fields.push(Field::new(&column.name, decision.arrow, true));
+                    }
+                    Err(e) => problems.push(e),
+                }
+            }
+        }
+        Some(wanted) => {
+            for field in wanted.fields() {
+                let name = quote_ident(field.name());
+                // The exact name first: tables may have columns that differ in nothing but the case of a quoted name.
+                let found = columns
+                    .iter()
+                    .find(|c| c.name == *field.name())
+                    .or_else(|| columns.iter().find(|c| c.name.eq_ignore_ascii_case(field.name())));
+                let expr = match found {
+                    Some(c) => types::cast_expr(&c.name, &c.ty, field.data_type(), query.timestamps),
+                    None => types::sql_type(field.data_type()).map(|ty| format!("CAST(NULL AS {ty})")),
+                };
+                match expr {
+                    Ok(expr) => list.push(format!("{expr} AS {name}")),
+                    Err(e) => problems.push(e),
+                }
+            }
+            fields.extend(wanted.fields().iter().map(|f| f.as_ref().clone()));
+        }
+    }
+    if let Some(first) = problems.first() {
+        let all: Vec<_> = problems.iter().map(|e| e.message().to_owned()).collect();
+        return Err(Error::new(first.kind(), all.join("; ")));
+    }
+    Ok((
+        format!("SELECT {} FROM (\n{}\n)", list.join(", "), body(&query.sql)),
+        Arc::new(Schema::new(fields)),
+    ))
+}
+
+/// Runs on the blocking thread: executes, and hands batches over until the end, a failure, or nobody listens.
+fn pump(conn: &Connection, query: &Query, ticket: &Ticket, out: &mpsc::Sender<Result<Pulled>>, sql: &str, schema: &SchemaRef) -> Result<()> {
+    let Some(active) = ticket.begin() else { return Err(Error::cancelled()) };
+    if query.keep_order {
+        conn.execute_batch("SET preserve_insertion_order = true").map_err(|e| failure(e, "keep the order of rows"))?;
+    }
+    let mut statement = conn.prepare(sql).map_err(|e| failure(e, "plan the query"))?;
+    let params: Vec<_> = query.params.iter().map(parameter).collect();
+    let stream = statement.stream_arrow(params_from_iter(params)).map_err(|e| failure(e, "run the query"))?;
+    let theirs = bridge::schema(&stream.get_schema())?;
+    let check = BatchCheck::new(schema);
+    for batch in stream {
+        let batch = batch.map_err(|e| failure(e, "run the query"))?;
+        let batch = types::conform(bridge::batch(batch, &theirs)?, schema)?;
+        check.check(&batch)?;
+        if out.blocking_send(Ok(Pulled::Batch(batch))).is_err() {
+            return Ok(());
+        }
+    }
+    // DuckDB may end a stream quietly after an interrupt (UPSTREAM: duckdb fact 1): a short stream must never look whole.
+    if active.was_interrupted() { Err(Error::cancelled()) } else { Ok(()) }
+}
+
+#[async_trait]
+impl EngineSession for DuckSession {
+    async fn register(&self, name: &RelationName, relation: Relation) -> Result<()> {
+        let sql_name = name.to_sql();
+        let create_schema = name.schema().map(|s| format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(s)));
+        let (catalog, serial) = (self.catalog.clone(), self.next_serial());
+        let prepare = move |conn: &Connection| match &create_schema {
+            Some(sql) => conn.execute_batch(sql).map_err(|e| failure(e, "create a schema")),
+            None => Ok(()),
+        };
+        let result = match relation {
+            Relation::Sql(sql) => {
+                self.with(move |conn| {
+                    prepare(conn)?;
+                    references::single_query(conn, &sql)?;
+                    relation::create_sql_view(conn, &sql_name, &sql)
+                })
+                .await
+            }
+            Relation::Files(set) => {
+                self.with(move |conn| {
+                    prepare(conn)?;
+                    relation::create_view(conn, &catalog, &sql_name, &set, serial)
+                })
+                .await
+            }
+            Relation::Stream(rows) => {
+                self.with(prepare).await?;
+                self.load(name, rows).await
+            }
+        };
+        result.map_err(|e| e.or_table(name.to_string()))
+    }
+
+    async fn set_variable(&self, name: &str, value: &Value) -> Result<()> {
+        RelationName::bare(name)?;
+        let sql = format!("SET VARIABLE {} = {}", quote_ident(name), literal(value));
+        self.with(move |conn| conn.execute_batch(&sql).map_err(|e| failure(e, "set a variable"))).await
+    }
+
+    async fn execute(&self, sql: &str) -> Result<()> {
+        let sql = sql.to_owned();
+        self.with(move |conn| conn.execute_batch(&sql).map_err(|e| failure(e, "run a statement"))).await
+    }
+
+    async fn references(&self, sql: &str) -> Result<Vec<TableReference>> {
+        let sql = sql.to_owned();
+        self.with(move |conn| references::references(conn, &sql)).await
+    }
+
+    async fn describe(&self, query: &Query) -> Result<SchemaRef> {
+        let query = query.clone();
+        self.with(move |conn| output(conn, &query).map(|(_, schema)| schema)).await
+    }
+
+    async fn query(&self, query: &Query) -> Result<BatchStream> {
+        let for_output = query.clone();
+        let (sql, schema) = self.with(move |conn| output(conn, &for_output)).await?;
+        let (sender, receiver) = mpsc::channel(CHANNEL);
+        let (conn, ticket, query) = (self.conn.clone(), self.running.reserve(), query.clone());
+        let guard = CancelOnDrop::new(ticket.clone());
+        let progress = self.progress().await?;
+        let (promised, span) = (schema.clone(), tracing::Span::current());
+        tokio::task::spawn_blocking(move || {
+            let _span = span.enter();
+            let conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = pump(&conn, &query, &ticket, &sender, &sql, &promised).map(|()| Pulled::End);
+            // The receiver is gone only if the consumer dropped the stream: then nobody wants to know.
+            let _ = sender.blocking_send(last);
+        });
+        let state = Pull { receiver, guard, cx: self.cx.clone(), done: false };
+        let estimate = move || progress.query_progress().percentage().map(|percent| percent / 100.0);
+        Ok(BatchStream::new(schema, futures::stream::unfold(state, Pull::next)).with_estimate(estimate))
+    }
+
+    async fn settings(&self) -> Result<EngineSettings> {
+        self.with(|conn| {
+            let sql = "SELECT version(), current_setting('memory_limit'), current_setting('threads')::BIGINT, \
+                       current_setting('temp_directory'), current_setting('max_temp_directory_size'), \
+                       current_setting('preserve_insertion_order')::BOOLEAN";
+            conn.query_row(sql, [], |row| {
+                Ok(EngineSettings {
+                    engine: format!("duckdb {}", row.get::<_, String>(0)?),
+                    memory_limit: row.get(1)?,
+                    threads: row.get::<_, i64>(2)?.unsigned_abs(),
+                    spill_directory: row.get::<_, Option<String>>(3)?.unwrap_or_default(),
+                    spill_limit: row.get(4)?,
+                    preserve_insertion_order: row.get(5)?,
+                })
+            })
+            .map_err(|e| failure(e, "report its settings"))
+        })
+        .await
+    }
+
+    fn interrupt(&self) {
+        self.running.close();
+    }
+}
+
+impl DuckSession {
+    async fn progress(&self) -> Result<duckdb::ProgressHandle> {
+        self.with(|conn| Ok(conn.progress_handle())).await
+    }
+}
+
+/// What the query's thread sends. The end is a message of its own: a channel that merely closes means that the thread died.
+enum Pulled {
+    Batch(RecordBatch),
+    End,
+}
+
+/// The consumer's end of a stream.
+struct Pull {
+    receiver: mpsc::Receiver<Result<Pulled>>,
+    guard: CancelOnDrop,
+    cx: RunContext,
+    done: bool,
+}
+
+impl Pull {
+    async fn next(mut self) -> Option<(Result<RecordBatch>, Self)> {
+        if self.done {
+            return None;
+        }
+        let cancelled = self.cx.cancellation().clone();
+        let item = tokio::select! {
+            biased;
+            () = cancelled.cancelled_owned() => Some(Err(Error::cancelled())),
+            item = self.receiver.recv() => item,
+        };
+        let item = match item {
+            Some(Ok(Pulled::End)) => {
+                self.guard.disarm();
+                return None;
+            }
+            Some(Ok(Pulled::Batch(batch))) => Ok(batch),
+            Some(Err(e)) => Err(e),
+            None => Err(Error::internal("DuckDB's thread ended without a result")),
+        };
+        self.done = item.is_err();
+        Some((item, self))
+    }
+}
+
+impl Drop for DuckSession {
+    fn drop(&mut self) {
+        self.running.close();
+        if self.attached {
+            // On a thread: the connection may still be busy with a statement that is being interrupted.
+            let (conn, catalog) = (self.conn.clone(), self.catalog.clone());
+            std::thread::spawn(move || {
+                let conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
+                let sql = format!("SET search_path = ''; USE memory; DETACH {}", quote_ident(&catalog));
+                if let Err(e) = conn.execute_batch(&sql) {
+                    tracing::debug!(error = %e, "the run's private catalog stays attached");
+                }
+            });
+        }
+    }
+}
+
+impl fmt::Debug for DuckSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DuckSession").field("catalog", &self.catalog).finish_non_exhaustive()
+    }
+}

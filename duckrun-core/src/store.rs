@@ -1,0 +1,280 @@
+//! The contracts around a table: its snapshots, its store, the strategies that plan writes and the executors that run them.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    AppTransaction, BatchStream, CommitOutcome, EngineSession, FileOptions, FileSet, Query, Result, RunContext,
+    TableFacts, TableState, WritePlan,
+};
+
+/// Which version of a table to pin.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum At {
+    /// The newest.
+    #[default]
+    Latest,
+    /// This one.
+    Version(u64),
+    /// The newest that was committed at or before this time.
+    Timestamp(DateTime<Utc>),
+}
+
+/// A table at one version, immutable: everything read through it is of that version.
+#[async_trait]
+pub trait Snapshot: Send + Sync + fmt::Debug {
+    /// The version.
+    fn version(&self) -> u64;
+    /// The logical schema.
+    fn schema(&self) -> SchemaRef;
+    /// The partition columns, in order.
+    fn partition_columns(&self) -> &[String];
+    /// The table properties.
+    fn properties(&self) -> BTreeMap<String, String>;
+    /// The table's comment.
+    fn comment(&self) -> Option<String>;
+    /// Comments of columns by name.
+    fn column_comments(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+    /// The files of this version as a relation.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with the table feature's name where rows could be misread.
+    async fn files(&self) -> Result<FileSet>;
+    /// The version that an application last committed, if any.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    async fn app_version(&self, app_id: &str) -> Result<Option<i64>>;
+    /// For the store that made it.
+    fn as_any(&self) -> &dyn Any;
+
+    /// The facts that a strategy plans with.
+    fn facts(&self) -> TableFacts {
+        let mut facts =
+            TableFacts::new(self.version(), self.schema(), self.partition_columns().to_vec(), self.properties());
+        facts.comment = self.comment();
+        facts.column_comments = self.column_comments();
+        facts
+    }
+}
+
+/// What the rows to stage are and how they are to be laid out.
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub struct WriteSpec {
+    /// Columns and types, partition columns included.
+    pub schema: SchemaRef,
+    /// The partition columns, in order.
+    pub partition_columns: Vec<String>,
+    /// How files are written.
+    pub files: FileOptions,
+    /// The table's properties after the commit (statistics columns, column mapping).
+    pub properties: BTreeMap<String, String>,
+}
+
+impl WriteSpec {
+    /// A spec.
+    pub fn new(
+        schema: SchemaRef,
+        partition_columns: Vec<String>,
+        files: FileOptions,
+        properties: BTreeMap<String, String>,
+    ) -> Self {
+        Self { schema, partition_columns, files, properties }
+    }
+}
+
+/// One data file that exists in the store and is in no snapshot yet.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedFile {
+    /// The path relative to the table, as it will stand in the log (URL-encoded where the protocol asks for it).
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Partition values as the protocol serialises them; `None` is NULL.
+    pub partition_values: BTreeMap<String, Option<String>>,
+    /// The statistics as the protocol's JSON text.
+    pub stats: Option<String>,
+    /// Modification time in milliseconds since the epoch.
+    pub modified: i64,
+}
+
+impl StagedFile {
+    /// A staged file.
+    pub fn new(
+        path: String,
+        size: u64,
+        rows: u64,
+        partition_values: BTreeMap<String, Option<String>>,
+        stats: Option<String>,
+        modified: i64,
+    ) -> Self {
+        Self { path, size, rows, partition_values, stats, modified }
+    }
+}
+
+/// Data files that were written and synced, waiting for a commit. Dropping it leaves them for vacuum; [`TableStore::discard`]
+/// removes them.
+#[must_use = "staged files belong in a commit, or must be discarded"]
+#[non_exhaustive]
+#[derive(Debug, Clone, Default)]
+pub struct Staged {
+    /// The files.
+    pub files: Vec<StagedFile>,
+}
+
+impl Staged {
+    /// Staged files.
+    pub fn new(files: Vec<StagedFile>) -> Self {
+        Self { files }
+    }
+
+    /// Rows in all files.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|f| f.rows).sum()
+    }
+
+    /// Bytes in all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.size).sum()
+    }
+}
+
+/// What a commit is to do: the plan, its files, and the caller's transaction.
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// The plan.
+    pub plan: WritePlan,
+    /// The files to add.
+    pub staged: Staged,
+    /// The caller's transaction, checked at the snapshot and in every commit since.
+    pub transaction: Option<AppTransaction>,
+    /// Whether local commits are synced to disk.
+    pub sync: bool,
+}
+
+impl Intent {
+    /// An intent, synced.
+    pub fn new(plan: WritePlan, staged: Staged) -> Self {
+        Self { plan, staged, transaction: None, sync: true }
+    }
+}
+
+/// One table in one store. Implemented for Delta by duckrun-delta; called by executors.
+///
+/// # Contract
+/// - [`stage`](TableStore::stage) only ever creates new objects, under names no other run uses; readers do not see them.
+/// - [`commit`](TableStore::commit) is the only method that changes what readers see, atomically: put-if-absent on one version.
+/// - Dropping a future cancels it. Before the commit was sent the table is as it was and staged files are removed as far as
+///   that can be done; afterwards the commit is either there or not, and the files stay.
+#[async_trait]
+pub trait TableStore: Send + Sync + fmt::Debug {
+    /// The location, without secrets.
+    fn location(&self) -> &str;
+
+    /// Pins a version.
+    ///
+    /// # Errors
+    /// `Ok(None)` means that there is no table here, and only that; anything else that stands in the way is an error.
+    async fn snapshot(&self, at: At) -> Result<Option<Arc<dyn Snapshot>>>;
+
+    /// Writes rows to new data files, in parallel, within the run's memory plan. `at` is the pinned snapshot, for the names
+    /// that columns have in its files.
+    ///
+    /// # Errors
+    /// The stream's or the store's. What was written so far is removed.
+    async fn stage(
+        &self,
+        cx: &RunContext,
+        at: Option<&Arc<dyn Snapshot>>,
+        spec: &WriteSpec,
+        rows: BatchStream,
+    ) -> Result<Staged>;
+
+    /// Commits an intent against the snapshot that was read; `None` where the table did not exist.
+    ///
+    /// # Errors
+    /// For failures that are certain to have committed nothing. A conflict or a lost answer is an outcome, not an error.
+    async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome>;
+
+    /// What is due right after a commit (a checkpoint). Returns what was done or failed, for the report; it never fails a run.
+    async fn after_commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {
+        let _ = (cx, at, version);
+        Vec::new()
+    }
+
+    /// Removes staged files of a run that was refused. Files that are already gone are no error.
+    ///
+    /// # Errors
+    /// The store's. What could not be removed is left for vacuum.
+    async fn discard(&self, cx: &RunContext, staged: &Staged) -> Result<()>;
+}
+
+/// A way to change a table, as a pure function from facts to a plan. Implemented by duckrun-delta and by embedders.
+pub trait Strategy: Send + Sync + fmt::Debug {
+    /// The name, for reports and commit info.
+    fn name(&self) -> &str;
+
+    /// Every problem with the options, before anything is read. Called for first runs and full refreshes as well.
+    fn validate(&self, options: &crate::TableOptions) -> Vec<String> {
+        let _ = options;
+        Vec::new()
+    }
+
+    /// Plans the write of rows with the incoming schema.
+    ///
+    /// # Errors
+    /// When the incoming schema does not fit the table. Nothing has been written.
+    fn plan(&self, target: &TableState, incoming: &SchemaRef) -> Result<WritePlan>;
+}
+
+/// Carries a plan out: drives the engine and the store, step by step.
+#[async_trait]
+pub trait Executor: Send + Sync + fmt::Debug {
+    /// The name, for reports.
+    fn name(&self) -> &str;
+
+    /// Whether this executor can carry out a plan on this snapshot; otherwise the reason.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with the reason.
+    fn accepts(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()>;
+
+    /// Runs the query, stages its rows, commits.
+    ///
+    /// # Errors
+    /// As [`TableStore`] and [`EngineSession`]. After an error the table is as it was and staged files are removed.
+    async fn run(&self, cx: &RunContext, job: WriteJob<'_>) -> Result<CommitOutcome>;
+}
+
+/// Everything an [`Executor`] needs for one run.
+#[derive(Debug)]
+pub struct WriteJob<'a> {
+    /// The engine session with all relations registered.
+    pub engine: &'a dyn EngineSession,
+    /// The target.
+    pub store: &'a dyn TableStore,
+    /// The pinned snapshot; `None` on a first run.
+    pub at: Option<Arc<dyn Snapshot>>,
+    /// The plan.
+    pub plan: WritePlan,
+    /// The query whose rows are written.
+    pub query: Query,
+    /// How files are written.
+    pub files: FileOptions,
+    /// The caller's transaction.
+    pub transaction: Option<AppTransaction>,
+}

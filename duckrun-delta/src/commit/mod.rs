@@ -1,0 +1,230 @@
+//! The commit: put-if-absent on HEAD + 1, conflicts decided by us, a lost answer settled before anything else is tried.
+//!
+//! Three invariants:
+//! - the bytes put at a version never change while their fate is unknown, and no other version is tried before it is known;
+//! - every version between the pinned one and the one that we take was read and judged;
+//! - a commit that is in the log is reported as committed, whatever the store answered.
+
+mod conflict;
+mod put;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::time::Instant;
+
+use duckrun_core::{
+    At, Commit, CommitOutcome, ConflictPolicy, Error, ErrorKind, Intent, Nothing, Result, RunContext, Snapshot,
+    WriteAction, WriteMetrics,
+};
+
+pub(crate) use self::conflict::CommitSummary;
+use self::conflict::Verdict;
+use self::put::{Fate, settle};
+use self::render::Rendered;
+use crate::history;
+use crate::location::Location;
+use crate::protocol::{Metadata, Protocol};
+use crate::schema::DeltaSchema;
+use crate::snapshot::DeltaSnapshot;
+
+/// Versions taken by others in a row before a commit gives up.
+const MAX_ATTEMPTS: usize = 10_000;
+
+/// What the table will be after the commit.
+struct Target {
+    protocol: Option<Protocol>,
+    metadata: Option<Metadata>,
+}
+
+/// Commits an intent against the version that was read.
+pub(crate) async fn commit(
+    cx: &RunContext,
+    location: &Location,
+    at: Option<&DeltaSnapshot>,
+    intent: &Intent,
+) -> Result<CommitOutcome> {
+    let started = Instant::now();
+    let mut base: Option<DeltaSnapshot> = at.cloned();
+    if let (Some(base), Some(transaction)) = (&base, &intent.transaction)
+        && let Some(version) = base.app_version(&transaction.app_id).await?
+        && version >= transaction.version
+    {
+        return Ok(CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version }));
+    }
+    let read = at.map(|s| s.version());
+    let mut next = read.map_or(0, |v| v + 1);
+    for _ in 0..MAX_ATTEMPTS {
+        cx.check()?;
+        let target = target(cx, base.as_ref(), intent)?;
+        let (rendered, mut metrics) = render(cx, base.as_ref(), &target, intent, read).await?;
+        match settle(cx, location, next, &rendered, intent.sync).await? {
+            Fate::Committed => {
+                metrics.commit_time = started.elapsed();
+                return Ok(CommitOutcome::Committed(Commit::new(next, metrics)));
+            }
+            Fate::Unknown => return Ok(CommitOutcome::Unknown { version: next, id: cx.id() }),
+            Fate::Taken => {}
+        }
+        // Somebody else has this version: judge it and everything after it, then try the one after that.
+        let listing = history::list(location, Some(next)).await?;
+        let newest = listing.newest().unwrap_or(next).max(next);
+        let mut reload = base.is_none();
+        for version in next..=newest {
+            let Some(bytes) = history::read_commit(location, version).await? else {
+                return Ok(CommitOutcome::Conflict {
+                    read,
+                    found: newest,
+                    reason: format!("version {version} is no longer in the log, so it cannot be judged"),
+                });
+            };
+            let summary = CommitSummary::parse(version, &bytes)?;
+            if let Some(transaction) = &intent.transaction
+                && let Some(applied) = summary.app_version(&transaction.app_id)
+                && applied >= transaction.version
+            {
+                return Ok(CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version: applied }));
+            }
+            match summary.judge(intent.plan.conflict, base.as_ref().map(DeltaSnapshot::metadata)) {
+                Verdict::Pass { files_changed } => {
+                    reload |= files_changed && intent.plan.action == WriteAction::Overwrite;
+                }
+                Verdict::CreatesTable if base.is_none() => {}
+                Verdict::CreatesTable => return Ok(conflict(read, version, "the table was created anew")),
+                Verdict::Conflict(reason) => return Ok(conflict(read, version, &reason)),
+            }
+        }
+        next = newest + 1;
+        if read.is_none() {
+            // Two first runs at once: an append joins the table that won, if it fits; anything else was planned for no table.
+            let winner = match DeltaSnapshot::open(location, At::Version(newest)).await? {
+                Some(winner) => winner,
+                None => return Err(Error::corrupt("a table has vanished while it was written")),
+            };
+            if let Some(reason) = cannot_join(intent, &winner) {
+                return Ok(conflict(None, newest, &reason));
+            }
+            base = Some(winner);
+        } else if reload {
+            base = match &base {
+                Some(base) => Some(base.at_version(newest).await?),
+                None => None,
+            };
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, format!("{MAX_ATTEMPTS} versions in a row were taken by others"))
+        .with_operation("commit"))
+}
+
+fn conflict(read: Option<u64>, found: u64, reason: &str) -> CommitOutcome {
+    CommitOutcome::Conflict { read, found, reason: reason.to_owned() }
+}
+
+/// Why a first run cannot append to the table that another first run has created; `None` if it can.
+fn cannot_join(intent: &Intent, winner: &DeltaSnapshot) -> Option<String> {
+    if intent.plan.action != WriteAction::Append || intent.plan.conflict != ConflictPolicy::Blind {
+        return Some("the table was created by another run".to_owned());
+    }
+    let same_columns = winner.schema().fields().len() == intent.plan.schema.fields().len()
+        && intent.plan.schema.fields().iter().all(|f| {
+            winner.schema().field_with_name(f.name()).is_ok_and(|w| w.data_type() == f.data_type() && w.is_nullable())
+        });
+    if !same_columns {
+        return Some("the table was created by another run, with other columns".to_owned());
+    }
+    (winner.partition_columns() != intent.plan.partition_columns.as_slice())
+        .then(|| "the table was created by another run, with other partition columns".to_owned())
+}
+
+/// Protocol and metadata actions of the commit, where they change.
+fn target(cx: &RunContext, base: Option<&DeltaSnapshot>, intent: &Intent) -> Result<Target> {
+    let plan = &intent.plan;
+    let Some(base) = base else {
+        let schema = DeltaSchema::from_arrow(&plan.schema, None)?;
+        let metadata = Metadata {
+            id: uuid::Uuid::new_v4().to_string(),
+            name: None,
+            description: plan.metadata.comment.clone(),
+            format: Default::default(),
+            schema_string: with_comments(schema.clone(), plan)?.to_json()?,
+            partition_columns: plan.partition_columns.clone(),
+            created_time: Some(cx.now().timestamp_millis()),
+            configuration: plan.metadata.properties.clone(),
+        };
+        return Ok(Target {
+            protocol: Some(Protocol::for_new_table(&schema, &plan.metadata.properties)),
+            metadata: Some(metadata),
+        });
+    };
+    let removes = plan.action == WriteAction::Overwrite;
+    base.protocol().check_writable(base.metadata(), base.delta_schema(), removes)?;
+    if plan.metadata.is_empty() {
+        return Ok(Target { protocol: None, metadata: None });
+    }
+    let mut metadata = base.metadata().clone();
+    let mut protocol = None;
+    if let Some(schema) = &plan.metadata.schema {
+        if base.metadata().column_mapping() {
+            return Err(Error::unsupported("the schema of a table with the feature columnMapping cannot be changed"));
+        }
+        let schema = if removes {
+            DeltaSchema::from_arrow(schema, Some(base.delta_schema()))?
+        } else {
+            base.delta_schema().with_added(schema)?
+        };
+        protocol = base.protocol().upgraded_for(&schema);
+        metadata.schema_string = schema.to_json()?;
+    }
+    let schema = with_comments(DeltaSchema::parse(&metadata.schema_string)?, plan)?;
+    metadata.schema_string = schema.to_json()?;
+    if let Some(columns) = &plan.metadata.partition_columns {
+        metadata.partition_columns.clone_from(columns);
+    }
+    metadata.configuration.extend(plan.metadata.properties.clone());
+    if let Some(comment) = &plan.metadata.comment {
+        metadata.description = Some(comment.clone());
+    }
+    let changed = metadata != *base.metadata();
+    Ok(Target { protocol, metadata: changed.then_some(metadata) })
+}
+
+fn with_comments(mut schema: DeltaSchema, plan: &duckrun_core::WritePlan) -> Result<DeltaSchema> {
+    for (column, comment) in &plan.metadata.column_comments {
+        match schema.fields.iter_mut().find(|f| f.name == *column) {
+            Some(field) => field.set_comment(comment),
+            None => return Err(Error::invalid(format!("a comment names the column {column:?}, which the table lacks"))),
+        }
+    }
+    Ok(schema)
+}
+
+/// The commit's bytes and its figures.
+async fn render(
+    cx: &RunContext,
+    base: Option<&DeltaSnapshot>,
+    target: &Target,
+    intent: &Intent,
+    read: Option<u64>,
+) -> Result<(Rendered, WriteMetrics)> {
+    let removed = match base {
+        Some(base) if intent.plan.action == WriteAction::Overwrite => base.live_files().await?,
+        _ => Vec::new(),
+    };
+    let mut metrics = WriteMetrics::default();
+    metrics.rows_inserted = intent.staged.rows();
+    metrics.rows_deleted = removed.iter().map(crate::snapshot::LiveFile::live_rows).sum();
+    metrics.files_added = intent.staged.files.len() as u64;
+    metrics.bytes_added = intent.staged.bytes();
+    metrics.files_removed = removed.len() as u64;
+    metrics.bytes_removed = removed.iter().map(|f| f.size).sum();
+    let rendered = render::render(cx, base, target.protocol.as_ref(), target.metadata.as_ref(), &removed, intent, read, &metrics)?;
+    Ok((rendered, metrics))
+}
+
+/// Whether the log holds this run's commit, by its id: the proof that staged files may (or must not) be removed.
+pub(crate) async fn is_absent(location: &Location, version: u64, id: duckrun_core::RunId) -> Result<bool> {
+    match history::read_commit(location, version).await? {
+        Some(bytes) => Ok(!CommitSummary::parse(version, &bytes)?.is_of(id)),
+        None => Ok(true),
+    }
+}

@@ -1,0 +1,170 @@
+//! Putting a commit into the log, and settling what became of it.
+
+use std::io::Write as _;
+use std::path::{Path as FsPath, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use deltalake::kernel::transaction::TransactionError;
+use deltalake::logstore::CommitOrBytes;
+use duckrun_core::{Error, ErrorKind, Result, RunContext};
+use object_store::Error as StoreError;
+
+use super::is_absent;
+use super::render::Rendered;
+use crate::error::{io_error, store_error};
+use crate::history::{LOG, commit_path};
+use crate::location::Location;
+
+/// How often identical bytes are offered again while the answer is unknown, and the first pause between.
+const REPEATS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What became of a commit at a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is in the log.
+    Committed,
+    /// Somebody else has the version.
+    Taken,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// The answer to one put.
+enum Answer {
+    Created,
+    Exists,
+    /// Certainly not written, and never will be.
+    Refused(Error),
+    /// Perhaps written, perhaps still on its way.
+    Lost(Error),
+}
+
+/// Puts the bytes at the version and finds out what became of them.
+///
+/// # Errors
+/// Only for failures that are certain to have written nothing.
+pub(super) async fn settle(
+    cx: &RunContext,
+    location: &Location,
+    version: u64,
+    rendered: &Rendered,
+    sync: bool,
+) -> Result<Fate> {
+    let mut pause = FIRST_PAUSE;
+    let mut lost = false;
+    for attempt in 0..=REPEATS {
+        if attempt > 0 {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        match put(location, version, rendered.0.clone(), sync).await {
+            Answer::Created => return Ok(Fate::Committed),
+            // Either somebody else was first, or it is our own put whose answer was lost, here or inside the store's client,
+            // which repeats requests by itself. The id tells.
+            Answer::Exists => match is_absent(location, version, cx.id()).await {
+                Ok(true) => return Ok(Fate::Taken),
+                Ok(false) => return Ok(Fate::Committed),
+                Err(e) => {
+                    tracing::warn!(version, error = %e, "a commit that exists cannot be read yet");
+                    lost = true;
+                }
+            },
+            Answer::Refused(e) if !lost => return Err(e.with_operation("commit").with_version(version)),
+            Answer::Refused(e) | Answer::Lost(e) => {
+                tracing::warn!(version, attempt, error = %e, "the answer to a commit was lost; offering the same bytes again");
+                lost = true;
+            }
+        }
+    }
+    // The put may still arrive later, so absence now proves nothing.
+    match is_absent(location, version, cx.id()).await {
+        Ok(false) => Ok(Fate::Committed),
+        _ => Ok(Fate::Unknown),
+    }
+}
+
+async fn put(location: &Location, version: u64, bytes: Bytes, sync: bool) -> Answer {
+    match location.local_path() {
+        Some(folder) => {
+            let folder = folder.to_owned();
+            match tokio::task::spawn_blocking(move || put_local(&folder, version, &bytes, sync)).await {
+                Ok(answer) => answer,
+                Err(e) => Answer::Lost(Error::internal("the commit's thread failed").with_source(e)),
+            }
+        }
+        None => put_remote(location, version, bytes).await,
+    }
+}
+
+async fn put_remote(location: &Location, version: u64, bytes: Bytes) -> Answer {
+    let entry = CommitOrBytes::LogBytes(bytes);
+    match location.log().write_commit_entry(version, entry, uuid::Uuid::nil()).await {
+        Ok(()) => Answer::Created,
+        Err(TransactionError::VersionAlreadyExists(_)) => Answer::Exists,
+        Err(TransactionError::ObjectStore { source }) => {
+            let certain = matches!(
+                source,
+                StoreError::PermissionDenied { .. }
+                    | StoreError::Unauthenticated { .. }
+                    | StoreError::NotImplemented { .. }
+                    | StoreError::NotSupported { .. }
+                    | StoreError::InvalidPath { .. }
+            );
+            if matches!(source, StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) {
+                return Answer::Exists;
+            }
+            let e = store_error(source, format_args!("write version {version} of {location}"));
+            if certain { Answer::Refused(e) } else { Answer::Lost(e) }
+        }
+        Err(other) => Answer::Lost(
+            Error::new(ErrorKind::Unavailable, format!("cannot write version {version} of {location}")).with_source(other),
+        ),
+    }
+}
+
+/// A local commit: the bytes are complete and on disk before their name appears, by a hard link, which fails if it exists.
+///
+/// delta-rs does the same without the syncs (UPSTREAM: local commits are not fsynced).
+fn put_local(table: &FsPath, version: u64, bytes: &[u8], sync: bool) -> Answer {
+    let log = table.join(LOG);
+    let target = log.join(commit_path(version).filename().unwrap_or_default());
+    let refused = |e, what: &str, path: &FsPath| Answer::Refused(io_error(e, format_args!("{what} {}", path.display())));
+    let fresh = !log.exists();
+    if let Err(e) = std::fs::create_dir_all(&log) {
+        return refused(e, "create the log folder", &log);
+    }
+    let temporary = Temporary(log.join(format!(".{version:020}.{}.tmp", uuid::Uuid::new_v4())));
+    let written = std::fs::File::options().write(true).create_new(true).open(&temporary.0).and_then(|mut file| {
+        file.write_all(bytes)?;
+        if sync { file.sync_all() } else { Ok(()) }
+    });
+    if let Err(e) = written {
+        return refused(e, "write", &target);
+    }
+    match std::fs::hard_link(&temporary.0, &target) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Answer::Exists,
+        Err(e) => return refused(e, "link", &target),
+    }
+    drop(temporary);
+    if sync {
+        let folders = [Some(log.as_path()), fresh.then_some(table), if fresh { table.parent() } else { None }];
+        for folder in folders.into_iter().flatten() {
+            if let Err(e) = std::fs::File::open(folder).and_then(|f| f.sync_all()) {
+                return Answer::Lost(io_error(e, format_args!("sync {}", folder.display())));
+            }
+        }
+    }
+    Answer::Created
+}
+
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What cannot be removed now has a hidden name that no reader lists.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,119 @@
+//! The log folder as a listing: which versions are there, when they were committed, what a commit says.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use duckrun_core::{Error, ErrorKind, Result};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::error::store_error;
+use crate::location::Location;
+
+/// The log folder's name.
+pub(crate) const LOG: &str = "_delta_log";
+
+/// What a log folder holds.
+#[derive(Debug, Default)]
+pub(crate) struct LogListing {
+    /// Commit time by version.
+    pub(crate) commits: BTreeMap<u64, DateTime<Utc>>,
+    /// Versions that have a checkpoint.
+    pub(crate) checkpoints: Vec<u64>,
+}
+
+impl LogListing {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.checkpoints.is_empty()
+    }
+
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.commits.keys().next_back().copied().max(self.checkpoints.iter().max().copied())
+    }
+
+    /// Whether a version can no longer be reconstructed.
+    pub(crate) fn is_before_oldest(&self, version: u64) -> bool {
+        let oldest = self.commits.keys().next().copied();
+        let from_checkpoint = self.checkpoints.iter().any(|c| *c <= version);
+        oldest.is_none_or(|oldest| oldest > 0 && !from_checkpoint)
+    }
+}
+
+/// The path of a commit, relative to the table.
+pub(crate) fn commit_path(version: u64) -> Path {
+    Path::from_iter([LOG, &format!("{version:020}.json")])
+}
+
+/// Lists the log, from a version on where one is given.
+pub(crate) async fn list(location: &Location, from: Option<u64>) -> Result<LogListing> {
+    let store = location.store();
+    let folder = Path::from(LOG);
+    let doing = || format!("list the log of {location}");
+    let objects = match from {
+        // The offset is exclusive, and `0…4.` sorts before every file of version 4.
+        Some(from) => store.list_with_offset(Some(&folder), &folder.clone().join(format!("{from:020}"))),
+        None => store.list(Some(&folder)),
+    };
+    let mut listing = LogListing::default();
+    let mut objects = std::pin::pin!(objects);
+    while let Some(object) = match objects.try_next().await {
+        Ok(object) => object,
+        Err(object_store::Error::NotFound { .. }) => None,
+        Err(e) => return Err(store_error(e, doing())),
+    } {
+        if object.location.prefix_match(&folder).is_none_or(|mut rest| rest.nth(1).is_some()) {
+            continue;
+        }
+        let name = object.location.filename().unwrap_or_default();
+        let Some((digits, rest)) = name.split_at_checked(20) else { continue };
+        let Ok(version) = digits.parse::<u64>() else { continue };
+        if rest == ".json" {
+            listing.commits.insert(version, object.last_modified);
+        } else if rest.starts_with(".checkpoint.") {
+            listing.checkpoints.push(version);
+        }
+    }
+    Ok(listing)
+}
+
+/// The bytes of a commit; `None` if it is not there.
+pub(crate) async fn read_commit(location: &Location, version: u64) -> Result<Option<Bytes>> {
+    let path = commit_path(version);
+    let doing = || format!("read version {version} of {location}");
+    match location.store().get(&path).await {
+        Ok(object) => object.bytes().await.map(Some).map_err(|e| store_error(e, doing())),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(store_error(e, doing())),
+    }
+}
+
+/// The newest version committed at or before a time; `None` where there is no table.
+///
+/// Commit times are those of the log's files, made monotonic as the protocol asks ("Commit Timestamps").
+pub(crate) async fn version_at(location: &Location, time: DateTime<Utc>) -> Result<Option<u64>> {
+    let listing = list(location, None).await?;
+    if listing.is_empty() {
+        return Ok(None);
+    }
+    let mut found = None;
+    let mut latest: Option<DateTime<Utc>> = None;
+    let mut first = None;
+    for (version, committed) in &listing.commits {
+        let committed = match latest {
+            Some(previous) if *committed <= previous => previous + chrono::Duration::milliseconds(1),
+            _ => *committed,
+        };
+        latest = Some(committed);
+        first.get_or_insert(committed);
+        if committed <= time && !listing.is_before_oldest(*version) {
+            found = Some(*version);
+        }
+    }
+    found.map(Some).ok_or_else(|| {
+        let since = first.map_or_else(String::new, |t| format!("; the oldest is of {t}"));
+        Error::new(ErrorKind::NotFound, format!("the table has no version of {time} or before{since}"))
+            .with_table(location.display())
+    })
+}

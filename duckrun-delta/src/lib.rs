@@ -1,0 +1,29 @@
+//! Delta tables for duckrun: pinned snapshots, strategies, parallel parquet writing, conditional commits.
+//!
+//! delta-rs replays the log, writes commits to remote logs conditionally and makes checkpoints; what a commit contains, when
+//! it may follow somebody else's, and how its files are laid out is decided here. Invariants:
+//! - data files get names that nobody else uses and are complete and synced before a commit names them;
+//! - [`commit`](duckrun_core::TableStore::commit) is the only place that changes what readers see;
+//! - files are removed only when the log proves that no commit names them.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod checkpoint;
+mod commit;
+mod deletion_vector;
+mod error;
+mod executor;
+mod history;
+mod location;
+mod protocol;
+mod read;
+mod schema;
+mod snapshot;
+mod store;
+mod strategy;
+mod write;
+
+pub use executor::SqlExecutor;
+pub use location::Location;
+pub use snapshot::DeltaSnapshot;
+pub use store::DeltaStore;
+pub use strategy::{Append, Overwrite, SafeAppend, strategy_by_name};

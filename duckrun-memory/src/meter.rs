@@ -1,0 +1,158 @@
+//! What the process really holds: now, at its peak, and at the peak of one run.
+//!
+//! All numbers are of the process. With several runs at once each run's peak includes the others', so it can be compared
+//! with the limit always, with the run's own plan only when it ran alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+use crate::cgroup::status_field;
+
+/// The RAM that this process holds now (`VmRSS`), or `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    own_status("VmRSS").or_else(resident_by_sysinfo)
+}
+
+/// The most RAM that this process ever held (`VmHWM`); only Linux tells.
+pub fn peak_resident_bytes() -> Option<u64> {
+    own_status("VmHWM")
+}
+
+/// The part of the resident memory that is no file (`RssAnon`, since Linux 4.5).
+pub(crate) fn own_anonymous_bytes() -> Option<u64> {
+    own_status("RssAnon")
+}
+
+/// Measures the peak of the resident memory between its start and its end.
+///
+/// A thread looks every few milliseconds, which costs one small file of `/proc` each time. A spike that is shorter is
+/// still found on Linux if it is the highest ever, because the kernel's own high-water mark then rises during the run.
+/// Dropping the meter stops the thread.
+#[derive(Debug)]
+pub struct PeakMeter {
+    start: u64,
+    high_water_before: Option<u64>,
+    peak: Arc<AtomicU64>,
+    sampler: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// What a [`PeakMeter`] measured, for a run's report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peak {
+    /// Resident bytes when the meter was started.
+    pub start: u64,
+    /// The most resident bytes until it was read.
+    pub peak: u64,
+}
+
+impl PeakMeter {
+    /// How often the memory is looked at by default: allocating 100 MB takes longer.
+    pub const INTERVAL: Duration = Duration::from_millis(5);
+
+    /// Starts to measure.
+    pub fn start() -> Self {
+        Self::start_every(Self::INTERVAL)
+    }
+
+    /// Starts to measure at an interval of the caller's choice.
+    pub fn start_every(interval: Duration) -> Self {
+        let start = resident_bytes().unwrap_or(0);
+        let peak = Arc::new(AtomicU64::new(start));
+        Self { start, high_water_before: peak_resident_bytes(), sampler: sampler(interval, Arc::clone(&peak)), peak }
+    }
+
+    /// The peak so far. The meter goes on.
+    pub fn peak(&self) -> Peak {
+        let now = resident_bytes().unwrap_or(0);
+        let high_water = peak_resident_bytes().filter(|now| Some(*now) > self.high_water_before);
+        let sampled = self.peak.fetch_max(now, Ordering::Relaxed).max(now);
+        Peak { start: self.start, peak: sampled.max(high_water.unwrap_or(0)) }
+    }
+
+    /// Stops and returns the peak.
+    pub fn stop(self) -> Peak {
+        self.peak()
+    }
+}
+
+impl Drop for PeakMeter {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.sampler.take() {
+            drop(stop);
+            // The thread wakes at once and has nothing to report; its own panic would be no reason for ours.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Peak {
+    /// What was added to the memory that the process held at the start.
+    pub fn growth(&self) -> u64 {
+        self.peak.saturating_sub(self.start)
+    }
+}
+
+/// The sampling thread, which ends when the sender is dropped. Where no thread can be had the meter still knows the
+/// beginning, the end, and the kernel's high-water mark.
+fn sampler(interval: Duration, peak: Arc<AtomicU64>) -> Option<(Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped) = mpsc::channel();
+    let sample = move || {
+        while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            match resident_bytes() {
+                Some(bytes) => peak.fetch_max(bytes, Ordering::Relaxed),
+                None => return,
+            };
+        }
+    };
+    let thread = thread::Builder::new().name("duckrun-peak-meter".into()).spawn(sample);
+    Some((stop, thread.ok()?))
+}
+
+fn own_status(field: &str) -> Option<u64> {
+    match cfg!(target_os = "linux") {
+        true => status_field(&std::fs::read_to_string("/proc/self/status").ok()?, field),
+        false => None,
+    }
+}
+
+fn resident_by_sysinfo() -> Option<u64> {
+    let own = Pid::from_u32(std::process::id());
+    let mut system = System::new();
+    let memory = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, memory);
+    system.process(own).map(sysinfo::Process::memory).filter(|bytes| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MIB;
+
+    #[test]
+    fn a_peak_that_is_over_is_still_known() {
+        let meter = PeakMeter::start();
+        let held = vec![1_u8; 64 << 20];
+        let meanwhile = resident_bytes().unwrap();
+        assert!(held.iter().map(|byte| u64::from(*byte)).sum::<u64>() > 0);
+        thread::sleep(PeakMeter::INTERVAL * 10);
+        drop(held);
+        let peak = meter.stop();
+        assert!(peak.peak + MIB >= meanwhile, "{peak:?} {meanwhile}");
+        assert!(peak.growth() >= 48 * MIB, "{peak:?}");
+    }
+
+    #[test]
+    fn both_ways_to_read_the_resident_memory_agree() {
+        let (ours, theirs) = (resident_bytes().unwrap(), resident_by_sysinfo().unwrap());
+        assert!(ours.abs_diff(theirs) < 64 * MIB, "{ours} {theirs}");
+        if let Some(peak) = peak_resident_bytes() {
+            assert!(peak + MIB >= ours);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The built-in formats: what DuckDB reads by itself, and what is recognised only to be refused with the way out.
+
+mod csv;
+mod json;
+mod parquet;
+mod refused;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use duckrun_core::{Error, ErrorKind, Result};
+
+pub use csv::CsvFormat;
+pub use json::{JsonFormat, JsonLayout};
+pub use parquet::ParquetFormat;
+pub use refused::{ArrowFormat, DeltaFormat, IcebergFormat};
+
+use crate::{Format, ListedFile, Scan};
+
+/// Every built-in format with its defaults.
+pub(crate) fn all() -> Vec<Arc<dyn Format>> {
+    vec![
+        Arc::new(CsvFormat::default()),
+        Arc::new(CsvFormat::tsv()),
+        Arc::new(ParquetFormat::default()),
+        Arc::new(JsonFormat::default()),
+        Arc::new(ArrowFormat),
+        Arc::new(DeltaFormat),
+        Arc::new(IcebergFormat),
+    ]
+}
+
+/// The files that hold something: DuckDB 2.0 sniffs a schema from the first file, and one of zero bytes (an upload that has
+/// just begun, a day without data) breaks that for all others.
+fn nonempty<'a>(scan: &Scan<'a>, schema_is_stated: bool) -> Result<Cow<'a, [ListedFile]>> {
+    let empty = scan.files.iter().filter(|f| f.size == 0).count();
+    match scan.files {
+        [only] if empty == 1 && !schema_is_stated => Err(Error::new(
+            ErrorKind::InvalidData,
+            format!("{} is empty (0 bytes), so that it has no schema: state its columns, or leave it out", only.path),
+        )),
+        [first, ..] if empty == scan.files.len() && !schema_is_stated => Err(Error::new(
+            ErrorKind::InvalidData,
+            format!("all {empty} files of {} are empty, such as {}: state the columns", scan.location, first.path),
+        )),
+        files if empty == 0 || empty == files.len() => Ok(Cow::Borrowed(files)),
+        files => Ok(files.iter().filter(|f| f.size > 0).cloned().collect()),
+    }
+}

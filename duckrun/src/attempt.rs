@@ -1,0 +1,248 @@
+//! A run, from the pinned snapshot to the report; and its repetition after a conflict, from the beginning.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use duckrun_core::{
+    At, BatchStream, CommitOutcome, EngineSession, EngineSettings, Error, ErrorKind, Phase, Progress, Query, Relation,
+    RelationName, Result, RunContext, Snapshot, TableName, TableReference, TableState, TableStore, WriteJob,
+};
+use duckrun_memory::{Job, PeakMeter};
+use tracing::Instrument;
+
+use crate::model::Model;
+use crate::pins;
+use crate::report::{PhaseTime, Report};
+use crate::session::this;
+
+/// Runs a model, repeating it after conflicts as often as it asks.
+pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
+    let started = Instant::now();
+    let (cx, lease) = model.session.context(&model.name, Job::Write).await?;
+    let cx = cx.with_progress(model.progress.clone());
+    let waited = lease.waited();
+    let meter = PeakMeter::start();
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let cx = cx.next_attempt();
+        let span = tracing::info_span!("run", table = %name, strategy = model.strategy.name(), id = %cx.id());
+        let done = attempt(model, name, &cx).instrument(span).await?;
+        if Model::is_conflict(&done.outcome) && attempts <= model.retries {
+            tracing::info!(table = %name, attempts, "conflict: reading and running again");
+            // A pause that differs between competitors, so that they do not meet again and again.
+            let jitter = cx.id().as_uuid().as_u128() as u64 % 20;
+            tokio::time::sleep(Duration::from_millis(jitter * u64::from(attempts.min(10)))).await;
+            continue;
+        }
+        let report = Report {
+            table: name.to_string(),
+            strategy: model.strategy.name().to_owned(),
+            read_version: done.read,
+            outcome: done.outcome,
+            warnings: done.warnings,
+            phases: done.phases,
+            attempts,
+            waited,
+            elapsed: started.elapsed(),
+            peak_memory: meter.stop().peak,
+            memory: cx.memory().clone(),
+            engine: done.settings,
+            after_error: done.after_error,
+            maintenance: done.maintenance,
+            run_id: cx.id(),
+        };
+        tracing::info!(table = %name, "{report}");
+        return Ok(report);
+    }
+}
+
+struct Done {
+    read: Option<u64>,
+    outcome: CommitOutcome,
+    warnings: Vec<String>,
+    phases: Vec<PhaseTime>,
+    settings: EngineSettings,
+    after_error: Option<Error>,
+    maintenance: Vec<String>,
+}
+
+/// Measures phases.
+struct Watch<'a> {
+    cx: &'a RunContext,
+    since: Instant,
+    phases: Vec<PhaseTime>,
+}
+
+impl Watch<'_> {
+    fn start(&mut self, phase: Phase) {
+        self.cx.report(&Progress::start(phase));
+        self.since = Instant::now();
+    }
+
+    fn end(&mut self, phase: Phase) {
+        self.phases.push(PhaseTime { phase, time: self.since.elapsed() });
+    }
+}
+
+async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Done> {
+    let mut watch = Watch { cx, since: Instant::now(), phases: Vec::new() };
+    watch.start(Phase::Pinning);
+    let store: Arc<dyn TableStore> = match &model.store {
+        Some(store) => store.clone(),
+        None => Arc::new(model.session.table_at(name)?),
+    };
+    // The version is captured before anything else reads; everything after sees this snapshot.
+    let at = store.snapshot(At::Latest).await?;
+    if at.is_none() && model.expect_existing {
+        return Err(Error::new(ErrorKind::NotFound, format!("the table was expected to exist at {}", store.location())));
+    }
+    let engine = model.session.inner.engine.open(cx).await?;
+    let engine = engine.as_ref();
+    let sql = choose_sql(model, at.is_some());
+    let sources_read = register_sources(model, engine, cx).await?;
+    let reads_target = pin(model, name, engine, sql, at.as_ref()).await? || sources_read;
+    watch.end(Phase::Pinning);
+
+    watch.start(Phase::Before);
+    for (variable, value) in &model.variables {
+        engine.set_variable(variable, value).await?;
+    }
+    for statement in &model.before {
+        engine.execute(statement).await?;
+    }
+    watch.end(Phase::Before);
+
+    watch.start(Phase::Writing);
+    let query = Query::new(sql).with_params(model.params.clone()).with_timestamps(model.timestamps);
+    let incoming = engine.describe(&query).await?;
+    let facts = at.as_ref().map(|s| s.facts());
+    let state = TableState::new(facts, reads_target, model.table.clone());
+    let plan = model.strategy.plan(&state, &incoming)?;
+    let (warnings, changes) = (plan.warnings.clone(), plan.action.clone());
+    for warning in &warnings {
+        tracing::warn!(table = %name, "{warning}");
+    }
+    tracing::debug!(action = ?changes, conflict = ?plan.conflict, reads_target, "planned");
+    let settings = engine.settings().await?;
+    let job = WriteJob {
+        engine,
+        store: store.as_ref(),
+        at: at.clone(),
+        plan,
+        query,
+        files: model.files.clone(),
+        transaction: model.transaction.clone(),
+    };
+    let outcome = model.session.inner.executor.run(cx, job).await?;
+    watch.end(Phase::Writing);
+
+    let mut done = Done {
+        read: at.as_ref().map(|s| s.version()),
+        outcome,
+        warnings,
+        phases: Vec::new(),
+        settings,
+        after_error: None,
+        maintenance: Vec::new(),
+    };
+    if let CommitOutcome::Committed(commit) = &done.outcome {
+        if !model.after.is_empty() {
+            watch.start(Phase::After);
+            for statement in &model.after {
+                if let Err(e) = engine.execute(statement).await {
+                    tracing::error!(table = %name, error = %e, "a statement after the commit failed");
+                    done.after_error = Some(e);
+                    break;
+                }
+            }
+            watch.end(Phase::After);
+        }
+        if model.session.inner.maintenance {
+            watch.start(Phase::Maintenance);
+            done.maintenance = store.after_commit(cx, at.as_ref(), commit.version).await;
+            watch.end(Phase::Maintenance);
+        }
+    }
+    done.phases = watch.phases;
+    Ok(done)
+}
+
+/// A first run and a full refresh have a SQL of their own, where one is given.
+fn choose_sql(model: &Model, exists: bool) -> &str {
+    let sql = model.sql.as_deref().unwrap_or_default();
+    match &model.first_sql {
+        Some(first) if !exists || model.table.full_refresh => first,
+        _ => sql,
+    }
+}
+
+/// Registers the sources; says whether one of them read the target.
+async fn register_sources(model: &Model, engine: &dyn EngineSession, cx: &RunContext) -> Result<bool> {
+    let mut reads_target = false;
+    for (alias, source) in &model.sources {
+        let relation = source.resolve(cx).await.map_err(|e| e.or_table(format!("source {alias}")))?;
+        engine.register(&RelationName::bare(alias)?, relation).await?;
+        reads_target |= source.reads_target();
+    }
+    Ok(reads_target)
+}
+
+/// Pins what the SQL and the hooks name; says whether they read the target.
+async fn pin(
+    model: &Model,
+    name: &TableName,
+    engine: &dyn EngineSession,
+    sql: &str,
+    target: Option<&Arc<dyn Snapshot>>,
+) -> Result<bool> {
+    let mut references = engine.references(sql).await?;
+    for statement in model.before.iter().chain(&model.after) {
+        references.extend(pins::mentioned(statement));
+    }
+    let is_source = |r: &TableReference| {
+        r.schema.is_none() && model.sources.iter().any(|(alias, _)| alias.eq_ignore_ascii_case(&r.table))
+    };
+    references.retain(|r| !is_source(r));
+    let is_this = |r: &TableReference| r.schema.is_none() && r.table.eq_ignore_ascii_case("this");
+    let is_target = |r: &TableReference| {
+        r.table.eq_ignore_ascii_case(name.table())
+            && r.schema.as_ref().is_none_or(|s| s.eq_ignore_ascii_case(name.schema()))
+    };
+    let reads_target = references.iter().any(|r| is_this(r) || is_target(r));
+    match target {
+        Some(snapshot) if reads_target => {
+            pins::register(engine, &this()?, snapshot.as_ref()).await?;
+            pins::register(engine, &RelationName::of_table(name), snapshot.as_ref()).await?;
+        }
+        Some(_) => {}
+        None if references.iter().any(is_this) => match &model.columns {
+            Some(columns) => {
+                let empty = BatchStream::from_batches(columns.clone(), Vec::new());
+                engine.register(&this()?, Relation::Stream(empty)).await?;
+            }
+            None => {
+                return Err(Error::invalid(
+                    "the SQL reads \"this\", and the table does not exist yet: give the first run a SQL of its own \
+                     (first_sql), or declare the columns",
+                ));
+            }
+        },
+        None => {}
+    }
+    for (table, relation, at) in pins::resolve(&references, Some(name.schema()), &[]) {
+        let same = table.table().eq_ignore_ascii_case(name.table()) && table.schema().eq_ignore_ascii_case(name.schema());
+        if same {
+            // The target is read at the version that was captured first, under whatever name.
+            if let (Some(snapshot), None) = (target, relation.schema()) {
+                pins::register(engine, &relation, snapshot.as_ref()).await?;
+            }
+            continue;
+        }
+        let other = model.session.table_at(&table)?;
+        if let Some(snapshot) = other.snapshot(at).await.map_err(|e| e.with_table(table.to_string()))? {
+            pins::register(engine, &relation, snapshot.as_ref()).await?;
+        }
+    }
+    Ok(reads_target)
+}

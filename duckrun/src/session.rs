@@ -1,0 +1,346 @@
+//! A session: one root of Delta tables, and the components that its runs share.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use duckrun_core::duckdb::{Connection, DuckDb};
+use duckrun_core::{
+    At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
+    Snapshot, SystemClock, TableName, TableStore, Value,
+};
+use duckrun_delta::{DeltaStore, Location, SqlExecutor};
+use duckrun_memory::{EffectiveLimit, FairGovernor, Governor, Job, Lease, MemoryProbe, MemorySettings, SpillDir, SystemProbe};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use url::Url;
+
+use crate::model::Model;
+use crate::pins;
+
+/// Where the tables of a session are: `<root>/<schema>/<table>`.
+#[derive(Clone)]
+enum Root {
+    Local(PathBuf),
+    Store { url: Url, store: Arc<dyn ObjectStore>, prefix: Path },
+}
+
+/// A root of Delta tables, opened for reading or writing. Cheap to clone; runs of one session may run at the same time.
+#[derive(Clone)]
+pub struct Session {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    root: Root,
+    pub(crate) writable: bool,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) memory: MemorySettings,
+    probe: Arc<dyn MemoryProbe>,
+    governor: Arc<dyn Governor>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) maintenance: bool,
+}
+
+impl Session {
+    /// Opens a root on the local file system: `<root>/<schema>/<table>`. Read-only until
+    /// [`writable`](SessionBuilder::writable) is asked for. Awaiting the builder opens it.
+    pub fn open(root: impl Into<PathBuf>) -> SessionBuilder {
+        SessionBuilder::new(Root::Local(root.into()))
+    }
+
+    /// Opens a root in a store that the caller made. `url` names the root in messages, `prefix` is its path in the store.
+    pub fn open_in(url: Url, store: Arc<dyn ObjectStore>, prefix: impl Into<Path>) -> SessionBuilder {
+        SessionBuilder::new(Root::Store { url, store, prefix: prefix.into() })
+    }
+
+    /// A model: the SQL, sources and strategy of the table `schema.table`. The name is checked when the model runs.
+    pub fn model(&self, name: impl Into<String>) -> Model {
+        Model::new(self.clone(), name.into())
+    }
+
+    /// The table's place, whether or not it exists.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a name that is not `schema.table`.
+    pub fn table(&self, name: &str) -> Result<DeltaStore> {
+        self.table_at(&name.parse()?)
+    }
+
+    pub(crate) fn table_at(&self, name: &TableName) -> Result<DeltaStore> {
+        let location = match &self.inner.root {
+            Root::Local(root) => Location::local(root.join(name.schema()).join(name.table()))?,
+            Root::Store { url, store, prefix } => {
+                let mut url = url.clone();
+                url.path_segments_mut()
+                    .map_err(|()| Error::invalid("the root's URL must have a path"))?
+                    .pop_if_empty()
+                    .extend([name.schema(), name.table()]);
+                let prefix = prefix.clone().join(name.schema()).join(name.table());
+                Location::in_store(&url, store.clone(), &prefix)?
+            }
+        };
+        Ok(DeltaStore::new(location))
+    }
+
+    /// Pins a version of a table.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where there is no such table or version.
+    pub async fn snapshot(&self, name: &str, at: At) -> Result<Arc<dyn Snapshot>> {
+        let store = self.table(name)?;
+        match store.snapshot(at).await.map_err(|e| e.with_table(name))? {
+            Some(snapshot) => Ok(snapshot),
+            None => {
+                Err(Error::new(ErrorKind::NotFound, format!("there is no table at {}", store.location())).with_table(name))
+            }
+        }
+    }
+
+    /// Reads with SQL. Every Delta table that the SQL names is pinned; see [`Reader`] for other versions and parameters.
+    pub fn sql(&self, sql: impl Into<String>) -> Reader {
+        Reader { session: self.clone(), query: Query::new(sql), pinned: Vec::new() }
+    }
+
+    /// A context for a job: memory detected, planned, leased, with a place to spill.
+    pub(crate) async fn context(&self, name: &str, job: Job) -> Result<(RunContext, Lease)> {
+        let inner = &self.inner;
+        let limit = EffectiveLimit::detect(&inner.probe.sample(), &inner.memory);
+        let plan = duckrun_memory::plan(&limit, &inner.memory, job)?;
+        tracing::info!(table = name, "{plan}");
+        let lease = inner.governor.lease(plan.lease_request(name)).await?;
+        let spill_plan = plan.spill.clone();
+        let spill = tokio::task::spawn_blocking(move || SpillDir::create(&spill_plan))
+            .await
+            .map_err(|e| Error::internal("creating the spill directory failed").with_source(e))??;
+        let cx = RunContext::new(plan).with_clock(inner.clock.clone()).with_spill(Some(Arc::new(spill)));
+        Ok((cx, lease))
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = match &self.inner.root {
+            Root::Local(path) => path.display().to_string(),
+            Root::Store { prefix, .. } => prefix.to_string(),
+        };
+        f.debug_struct("Session").field("root", &root).field("writable", &self.inner.writable).finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`Session`]; awaiting it opens the root.
+#[must_use = "a session is opened by awaiting its builder"]
+pub struct SessionBuilder {
+    root: Root,
+    writable: bool,
+    engine: Arc<dyn Engine>,
+    executor: Arc<dyn Executor>,
+    memory: MemorySettings,
+    probe: Arc<dyn MemoryProbe>,
+    governor: Arc<dyn Governor>,
+    clock: Arc<dyn Clock>,
+    maintenance: bool,
+}
+
+impl SessionBuilder {
+    fn new(root: Root) -> Self {
+        Self {
+            root,
+            writable: false,
+            engine: Arc::new(DuckDb::in_memory()),
+            executor: Arc::new(SqlExecutor),
+            memory: MemorySettings::default(),
+            probe: Arc::new(SystemProbe::new()),
+            governor: Arc::new(FairGovernor::new()),
+            clock: Arc::new(SystemClock),
+            maintenance: true,
+        }
+    }
+
+    /// Allows writes, and creates the root folder if it is local and missing.
+    pub fn writable(mut self) -> Self {
+        self.writable = true;
+        self
+    }
+
+    /// Another engine than an in-memory DuckDB for every run.
+    pub fn engine(mut self, engine: Arc<dyn Engine>) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// A DuckDB connection of the caller's: its tables are visible to the SQL of every run. See [`DuckDb::with_connection`].
+    pub fn connection(self, connection: Connection) -> Self {
+        self.engine(Arc::new(DuckDb::with_connection(connection)))
+    }
+
+    /// Another executor than [`SqlExecutor`].
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = executor;
+        self
+    }
+
+    /// Memory settings: an explicit limit, threads, floors, spill.
+    pub fn memory(mut self, settings: MemorySettings) -> Self {
+        self.memory = settings;
+        self
+    }
+
+    /// Another way to learn what memory there is.
+    pub fn probe(mut self, probe: Arc<dyn MemoryProbe>) -> Self {
+        self.probe = probe;
+        self
+    }
+
+    /// A governor shared with others: sessions of one process that share one stay under one limit together.
+    pub fn governor(mut self, governor: Arc<dyn Governor>) -> Self {
+        self.governor = governor;
+        self
+    }
+
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Whether runs maintain their table after the commit (checkpoints). On by default.
+    pub fn maintenance(mut self, on: bool) -> Self {
+        self.maintenance = on;
+        self
+    }
+
+    async fn build(self) -> Result<Session> {
+        self.memory.validate()?;
+        if let Root::Local(root) = &self.root {
+            let (root, create) = (root.clone(), self.writable);
+            let opened = tokio::task::spawn_blocking(move || {
+                if create { std::fs::create_dir_all(&root) } else { std::fs::metadata(&root).map(|_| ()) }
+                    .map_err(|e| (root, e))
+            })
+            .await
+            .map_err(|e| Error::internal("opening the root failed").with_source(e))?;
+            if let Err((root, e)) = opened {
+                let kind = match e.kind() {
+                    std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                    std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                    _ => ErrorKind::InvalidInput,
+                };
+                return Err(Error::new(kind, format!("cannot open the root {}: {e}", root.display())).with_source(e));
+            }
+        }
+        Ok(Session {
+            inner: Arc::new(Inner {
+                root: self.root,
+                writable: self.writable,
+                engine: self.engine,
+                executor: self.executor,
+                memory: self.memory,
+                probe: self.probe,
+                governor: self.governor,
+                clock: self.clock,
+                maintenance: self.maintenance,
+            }),
+        })
+    }
+}
+
+impl IntoFuture for SessionBuilder {
+    type Output = Result<Session>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.build())
+    }
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder").field("writable", &self.writable).finish_non_exhaustive()
+    }
+}
+
+/// A query over pinned tables.
+///
+/// ```no_run
+/// # async fn doc(lake: duckrun::Session) -> duckrun::Result<()> {
+/// use duckrun::At;
+/// let before = lake.sql("select count(*) from mart.flights").at("mart.flights", At::Version(3)).collect().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a query runs when it is streamed or collected"]
+#[derive(Debug, Clone)]
+pub struct Reader {
+    session: Session,
+    query: Query,
+    pinned: Vec<(String, At)>,
+}
+
+impl Reader {
+    /// Pins a table to another version than the newest.
+    pub fn at(mut self, table: impl Into<String>, at: At) -> Self {
+        self.pinned.push((table.into(), at));
+        self
+    }
+
+    /// Binds the next positional parameter.
+    pub fn param(mut self, value: impl Into<Value>) -> Self {
+        self.query.params.push(value.into());
+        self
+    }
+
+    /// Runs the query and streams its rows. The stream holds the engine session and the memory lease until it is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`] where it cannot be planned; failures while it runs arrive in the stream.
+    pub async fn stream(self) -> Result<BatchStream> {
+        let (cx, lease) = self.session.context("a query", Job::Write).await?;
+        let engine: Box<dyn EngineSession> = self.session.inner.engine.open(&cx).await?;
+        let mut requested = Vec::new();
+        for (name, at) in &self.pinned {
+            requested.push((name.parse::<TableName>()?, *at));
+        }
+        let references = engine.references(&self.query.sql).await?;
+        for (name, relation, at) in pins::resolve(&references, None, &requested) {
+            if let Some(snapshot) = self.session.table_at(&name)?.snapshot(at).await.map_err(|e| e.with_table(name.to_string()))? {
+                pins::register(engine.as_ref(), &relation, snapshot.as_ref()).await?;
+            }
+        }
+        let rows = engine.query(&self.query).await?;
+        let schema = rows.schema().clone();
+        // The session, the lease and the spill directory (in the context) must outlive the rows.
+        let keep = (engine, lease, cx);
+        let held = futures::StreamExt::map(rows, move |batch| {
+            let _ = &keep;
+            batch
+        });
+        Ok(BatchStream::new(schema, held))
+    }
+
+    /// Runs the query and collects its rows; for results that are known to be small.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub async fn collect(self) -> Result<Vec<duckrun_core::arrow::array::RecordBatch>> {
+        self.stream().await?.collect().await
+    }
+
+    /// Runs the query and prints its rows as a table; for results that are known to be small.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub async fn to_table(self) -> Result<String> {
+        let batches = self.collect().await?;
+        duckrun_core::arrow::util::pretty::pretty_format_batches(&batches)
+            .map(|table| table.to_string())
+            .map_err(|e| Error::internal("the rows cannot be printed").with_source(e))
+    }
+}
+
+/// The name under which a model's SQL reads its own table.
+pub(crate) fn this() -> Result<RelationName> {
+    RelationName::bare("this")
+}

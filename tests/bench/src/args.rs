@@ -1,0 +1,142 @@
+//! The command line, parsed by hand: a suite and a handful of options.
+
+use std::path::PathBuf;
+use std::thread;
+
+use crate::child::{Codec, Job};
+use crate::{Result, data, suites};
+
+/// What the command line asks for.
+pub(crate) enum Command {
+    /// The usage text.
+    Help,
+    /// A suite.
+    Run(Args),
+    /// One measurement in this process; the parent asks for it.
+    Child(Job),
+}
+
+/// The options of a suite.
+#[derive(Debug)]
+pub(crate) struct Args {
+    pub(crate) suite: String,
+    pub(crate) rows: u64,
+    pub(crate) runs: usize,
+    pub(crate) warm_up: usize,
+    pub(crate) codec: Codec,
+    pub(crate) threads: usize,
+    pub(crate) case: Option<String>,
+    pub(crate) subject: Option<String>,
+    pub(crate) data: PathBuf,
+    pub(crate) keep: bool,
+    pub(crate) json: bool,
+}
+
+/// Parses the arguments after the program's name.
+pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Command> {
+    let mut words = words.into_iter();
+    let mut suite = None;
+    let mut args = Args {
+        suite: String::new(),
+        rows: data::DEFAULT_ROWS,
+        runs: 5,
+        warm_up: 1,
+        codec: Codec::Zstd,
+        threads: thread::available_parallelism().map_or(1, |n| n.get()),
+        case: None,
+        subject: None,
+        data: data::default_dir(),
+        keep: false,
+        json: false,
+    };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "child" if suite.is_none() => return Ok(Command::Child(serde_json::from_str(&value()?)?)),
+            "-h" | "--help" => return Ok(Command::Help),
+            "--rows" => args.rows = number(&word, &value()?)?,
+            "--runs" => args.runs = number(&word, &value()?)? as usize,
+            "--warm-up" => args.warm_up = value()?.parse().map_err(|_| "--warm-up needs a number")?,
+            "--threads" => args.threads = number(&word, &value()?)? as usize,
+            "--codec" => args.codec = value()?.parse()?,
+            "--case" => args.case = Some(value()?),
+            "--subject" => args.subject = Some(value()?),
+            "--data" => args.data = PathBuf::from(value()?),
+            "--keep" => args.keep = true,
+            "--json" => args.json = true,
+            _ if word.starts_with('-') => return Err(format!("unknown option {word}\n\n{}", usage()).into()),
+            _ if suite.is_some() => return Err(format!("one suite at a time; {word:?} is a second one").into()),
+            _ => suite = Some(word),
+        }
+    }
+    args.suite = suite.ok_or_else(usage)?;
+    Ok(Command::Run(args))
+}
+
+/// A positive number.
+fn number(option: &str, text: &str) -> Result<u64> {
+    match text.replace('_', "").parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err(format!("{option} needs a positive number, not {text:?}").into()),
+    }
+}
+
+/// The usage text.
+pub(crate) fn usage() -> String {
+    format!(
+        "usage: duckrun-bench SUITE [options]
+
+suites:
+{}
+options:
+  --rows N              rows of the generated lineitem ({}, TPC-H at scale factor 1)
+  --runs N              measured runs per subject (5)
+  --warm-up N           runs before them that are not counted (1)
+  --codec zstd|snappy   compression of what is written (zstd, level 1)
+  --threads N           threads of every subject (as many as this process may use)
+  --case NAME           only this case
+  --subject NAME        only this subject
+  --data DIR            where generated data and outputs go (a folder below cargo's target directory)
+  --keep                leave what the last run of each subject wrote
+  --json                one JSON object per case and subject instead of tables
+
+RUST_LOG (for example RUST_LOG=duckrun=info) shows the subjects' own logs.",
+        suites::listing(),
+        data::DEFAULT_ROWS,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Args> {
+        match parse(line.split_whitespace().map(str::to_owned))? {
+            Command::Run(args) => Ok(args),
+            _ => Err("not a run".into()),
+        }
+    }
+
+    #[test]
+    fn options_may_stand_on_either_side_of_the_suite() -> Result<()> {
+        let args = parsed("--rows 6_000 write --runs 3 --codec SNAPPY --json")?;
+        assert_eq!((args.suite.as_str(), args.rows, args.runs), ("write", 6_000, 3));
+        assert_eq!((args.codec, args.json, args.warm_up), (Codec::Snappy, true, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, expected) in [
+            ("", "usage:"),
+            ("write --runs 0", "--runs needs a positive number"),
+            ("write --codec lz4", "zstd or snappy"),
+            ("write --rows", "--rows needs a value"),
+            ("write --fast", "unknown option --fast"),
+            ("write merge", "one suite at a time"),
+        ] {
+            let error = parsed(line).map_or_else(|e| e.to_string(), |_| "nothing".to_owned());
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

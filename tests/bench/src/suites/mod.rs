@@ -1,0 +1,45 @@
+//! The suites. A new one is a file here and a line in [`SUITES`].
+
+mod write;
+mod write_subjects;
+
+use crate::Result;
+use crate::args::Args;
+use crate::child::{Codec, Job};
+
+/// A group of cases under a name on the command line.
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    /// The cases, in the order in which they are run.
+    pub(crate) cases: fn(&Args) -> Vec<Case>,
+    /// Does one subject's job in a child process.
+    pub(crate) run: fn(&Job) -> Result<()>,
+}
+
+/// One task that all its subjects do.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) subjects: &'static [&'static str],
+    pub(crate) codec: Codec,
+    /// The rows that every subject must leave.
+    pub(crate) rows: u64,
+    /// Commits (or their like) per run.
+    pub(crate) operations: u64,
+}
+
+const SUITES: &[Suite] = &[write::SUITE];
+
+/// The suite of that name, or an error that lists the suites.
+pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {
+    SUITES
+        .iter()
+        .find(|suite| suite.name == name)
+        .ok_or_else(|| format!("there is no suite {name:?}; there are:\n{}", listing()).into())
+}
+
+/// The suites, one per line.
+pub(crate) fn listing() -> String {
+    SUITES.iter().map(|suite| format!("  {:<10} {}\n", suite.name, suite.about)).collect()
+}

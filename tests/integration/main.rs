@@ -1,0 +1,11 @@
+//! The integration tests: one binary, because each more would link DuckDB and DataFusion again.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod concurrency;
+mod exactly_once;
+mod memory;
+mod readers;
+mod reading;
+mod runs;
+mod support;
