@@ -10,14 +10,16 @@ use bytes::Bytes;
 use duckrun_core::{Error, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use roaring::RoaringTreemap;
+use roaring::{RoaringBitmap, RoaringTreemap};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::store_error;
 
-/// The magic number before a bitmap.
-const MAGIC: u32 = 1_681_511_377;
+/// The magic number before a bitmap in the portable format, little-endian.
+const PORTABLE: u32 = 1_681_511_377;
+/// The magic number before a bitmap in the older native format, big-endian; the protocol's own example has it.
+const NATIVE: u32 = 1_681_511_376;
 
 /// A deletion vector as the log describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,10 +97,27 @@ fn bitmap(bytes: &[u8], size: i32) -> Result<RoaringTreemap> {
     // Inline vectors are padded to z85's groups of four.
     let bytes = bytes.get(..size.unsigned_abs() as usize).ok_or_else(broken)?;
     let (magic, rest) = bytes.split_at_checked(4).ok_or_else(broken)?;
-    if magic != MAGIC.to_le_bytes() {
-        return Err(Error::corrupt("a deletion vector has an unknown format"));
+    if magic == PORTABLE.to_le_bytes() {
+        RoaringTreemap::deserialize_from(Cursor::new(rest)).map_err(|e| broken().with_source(e))
+    } else if magic == NATIVE.to_be_bytes() {
+        native(rest).ok_or_else(broken)
+    } else {
+        Err(Error::corrupt("a deletion vector has an unknown format"))
     }
-    RoaringTreemap::deserialize_from(Cursor::new(rest)).map_err(|e| broken().with_source(e))
+}
+
+/// The native format: a count, then for each bitmap of 2^32 rows its size and itself, all numbers big-endian.
+fn native(bytes: &[u8]) -> Option<RoaringTreemap> {
+    let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+    let (count, mut rest) = bytes.split_at_checked(4)?;
+    let mut bitmaps = Vec::new();
+    for high in 0..number(count)? {
+        let (size, tail) = rest.split_at_checked(4)?;
+        let (body, tail) = tail.split_at_checked(number(size)? as usize)?;
+        bitmaps.push((high, RoaringBitmap::deserialize_from(Cursor::new(body)).ok()?));
+        rest = tail;
+    }
+    Some(RoaringTreemap::from_bitmaps(bitmaps))
 }
 
 #[cfg(test)]
@@ -119,6 +138,33 @@ mod tests {
         assert_eq!(d.rows(&store).await.unwrap(), [3, 4, 7, 11, 18, 29]);
         let wrong = Descriptor { cardinality: 5, ..d };
         assert_eq!(wrong.rows(&store).await.unwrap_err().kind(), duckrun_core::ErrorKind::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn a_vector_in_a_file_is_checked() {
+        use object_store::ObjectStoreExt;
+        let rows: RoaringTreemap = [1u64, 5, 1 << 33].into_iter().collect();
+        let mut body = PORTABLE.to_le_bytes().to_vec();
+        rows.serialize_into(&mut body).unwrap();
+        let mut file = vec![1u8];
+        file.extend((body.len() as u32).to_be_bytes());
+        file.extend(&body);
+        file.extend(crc32fast::hash(&body).to_be_bytes());
+        let store = object_store::memory::InMemory::new();
+        let path = Path::from("ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin");
+        store.put(&path, file.clone().into()).await.unwrap();
+        let d = Descriptor {
+            storage_type: "u".into(),
+            path_or_inline_dv: "ab^-aqEH.-t@S}K{vb[*k^".into(),
+            offset: Some(1),
+            size_in_bytes: body.len() as i32,
+            cardinality: 3,
+        };
+        assert_eq!(d.rows(&store).await.unwrap(), [1, 5, 1 << 33]);
+        let last = file.len() - 6;
+        file[last] ^= 1;
+        store.put(&path, file.into()).await.unwrap();
+        assert!(d.rows(&store).await.unwrap_err().message().contains("checksum"));
     }
 
     #[test]

@@ -113,7 +113,6 @@ pub(crate) async fn version_at(location: &Location, time: DateTime<Utc>) -> Resu
     }
     found.map(Some).ok_or_else(|| {
         let since = first.map_or_else(String::new, |t| format!("; the oldest is of {t}"));
-        Error::new(ErrorKind::NotFound, format!("the table has no version of {time} or before{since}"))
-            .with_table(location.display())
+        Error::new(ErrorKind::NotFound, format!("{location} has no version of {time} or before{since}"))
     })
 }

@@ -75,7 +75,7 @@ impl DeltaSnapshot {
             Ok(lazy) => lazy,
             Err(e) => return Self::not_opened(location, e, version).await,
         };
-        Self::build(location.clone(), lazy).map(Some).map_err(|e| e.or_table(location.display()))
+        Self::build(location.clone(), lazy).map(Some)
     }
 
     /// A table is missing only if its log folder holds nothing. Whatever else stands in the way must not look like a first run.
@@ -105,9 +105,9 @@ impl DeltaSnapshot {
                         e => e,
                     },
                 };
-                Err(error.or_table(location.display()))
+                Err(error)
             }
-            Err(list) => Err(list.or_table(location.display())),
+            Err(list) => Err(list),
         }
     }
 
@@ -256,7 +256,7 @@ impl Snapshot for DeltaSnapshot {
 
     async fn files(&self) -> Result<FileSet> {
         let files = self.live_files().await?;
-        crate::read::file_set(self, files).await.map_err(|e| e.or_table(self.location.display()).with_version(self.version()))
+        crate::read::file_set(self, files).await.map_err(|e| e.with_version(self.version()))
     }
 
     async fn app_version(&self, app_id: &str) -> Result<Option<i64>> {

@@ -89,12 +89,12 @@ impl TableStore for DeltaStore {
             local: self.location.local_path().map(ToOwned::to_owned),
             columns,
         };
-        write::write_files(cx, &target, spec, rows).await.map_err(|e| e.or_table(self.location.display()))
+        write::write_files(cx, &target, spec, rows).await
     }
 
     async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome> {
         let known = at.map(ours).transpose()?;
-        commit::commit(cx, &self.location, known, intent).await.map_err(|e| e.or_table(self.location.display()))
+        commit::commit(cx, &self.location, known, intent).await
     }
 
     async fn after_commit(&self, _cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {

@@ -93,7 +93,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
         None => Arc::new(model.session.table_at(name)?),
     };
     // The version is captured before anything else reads; everything after sees this snapshot.
-    let at = store.snapshot(At::Latest).await?;
+    let at = store.snapshot(At::Latest).await.map_err(|e| e.with_table(name.to_string()))?;
     if at.is_none() && model.expect_existing {
         return Err(Error::new(ErrorKind::NotFound, format!("the table was expected to exist at {}", store.location())));
     }
@@ -134,7 +134,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
         files: model.files.clone(),
         transaction: model.transaction.clone(),
     };
-    let outcome = model.session.inner.executor.run(cx, job).await?;
+    let outcome = model.session.inner.executor.run(cx, job).await.map_err(|e| e.with_table(name.to_string()))?;
     watch.end(Phase::Writing);
 
     let mut done = Done {

@@ -13,8 +13,8 @@ use std::process::Command;
 
 use duckrun::arrow::array::{Array, AsArray, RecordBatch};
 use duckrun::arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema,
-    TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    Schema, TimeUnit, TimestampMicrosecondType,
 };
 use duckrun::sources::Csv;
 use duckrun::{Append, At, Model, Overwrite, SafeAppend, SchemaChange};
@@ -93,11 +93,14 @@ async fn compare(lake: &Lake, table: &Table, version: u64, theirs: &Seen, reader
     let stream = at(format!("select * from {name}")).stream().await.unwrap();
     assert_eq!(theirs.schema, schema(stream.schema()), "{place}: types");
     let batches: Vec<RecordBatch> = stream.collect().await.unwrap();
-    let ours = batches.iter().flat_map(|b| (0..b.num_rows()).map(|row| b.columns().iter().map(|c| value(c, row)).collect()));
+    let ours =
+        batches.iter().flat_map(|b| (0..b.num_rows()).map(|row| b.columns().iter().map(|c| value(c, row)).collect()));
     equal(sorted(&theirs.rows), sorted(&Vec::from_iter(ours)), &place);
     if let Some(counts) = &theirs.counts {
         for (predicate, count) in table.predicates.iter().zip(counts) {
-            let ours = duckrun_testkit::column_i64(at(format!("select count(*) from {name} where {predicate}"))).await.unwrap();
+            let ours = duckrun_testkit::column_i64(at(format!("select count(*) from {name} where {predicate}")))
+                .await
+                .unwrap();
             assert_eq!(ours, [i64::try_from(*count).unwrap()], "{place}: {predicate}");
         }
     }
@@ -122,7 +125,7 @@ fn equal<T: PartialEq + Debug>(theirs: Vec<T>, ours: Vec<T>, place: &str) {
 }
 
 async fn commits(model: Model) {
-    model.run().await.unwrap().committed().unwrap();
+    let _committed = model.run().await.unwrap().committed().unwrap();
 }
 
 /// The quickstart's table: real data, three arrivals.
@@ -135,7 +138,8 @@ async fn flights(lake: &Lake) -> Table {
             let file = format!("flights-2013-01-{day:02}.csv");
             fs::copy(data.join(&file), landing.join(&file)).unwrap();
         }
-        let files = Csv::glob(format!("{}/*.csv", landing.display())).null_strings(["NA"]).filename_relative_to(&landing);
+        let files =
+            Csv::glob(format!("{}/*.csv", landing.display())).null_strings(["NA"]).filename_relative_to(&landing);
         let model = lake.session.model("mart.flights").source("landing", files);
         let model = model.first_sql("select * from landing");
         let model = model.sql("select * from landing where filename not in (select filename from this)");
@@ -146,15 +150,21 @@ async fn flights(lake: &Lake) -> Table {
         versions: 3,
         partition_by: &[],
         comment: Some("Flights out of New York City"),
-        predicates: &["dep_delay > 60", "dep_time is null", "carrier = 'UA'", "day > 25", "filename = 'flights-2013-01-15.csv'"],
+        predicates: &[
+            "dep_delay > 60",
+            "dep_time is null",
+            "carrier = 'UA'",
+            "day > 25",
+            "filename = 'flights-2013-01-15.csv'",
+        ],
     }
 }
 
 /// Every type that Delta has, at its limits, with NULLs, in several versions.
 async fn every_type(lake: &Lake) -> Table {
-    let low = "select 0::bigint as id, true as bool, -128::tinyint as i1, -32768::smallint as i2, \
-        -2147483648::integer as i4, (-9223372036854775807 - 1)::bigint as i8, '-inf'::float as f4, -0.0::double as f8, \
-        -99999.9999::decimal(9,4) as d9, -9999999999999999.99::decimal(18,2) as d18, \
+    let low = "select 0::bigint as id, true as bool, (-128)::tinyint as i1, (-32768)::smallint as i2, \
+        (-2147483648)::integer as i4, (-9223372036854775807 - 1)::bigint as i8, '-inf'::float as f4, (-0.0)::double as f8, \
+        (-99999.9999)::decimal(9,4) as d9, (-9999999999999999.99)::decimal(18,2) as d18, \
         '-99999999999999999999999999999999999999'::decimal(38,0) as d38, '' as text, ''::blob as bytes, \
         date '0001-01-01' as day, timestamptz '0001-01-01 00:00:00+00' as ts, timestamp '0001-01-01 00:00:00' as ntz, \
         {'a': 1::integer, 'b': 'x', 'c': {'d': date '1969-12-31'}} as st, [1, null, 3]::integer[] as list, \
@@ -168,18 +178,39 @@ async fn every_type(lake: &Lake) -> Table {
     let nulls = format!("select 2, {}", ["null"; 20].join(", "));
     let first = format!("{low} union all {high} union all {nulls}");
     commits(lake.session.model("mart.types").sql(first.clone()).strategy(Overwrite::default())).await;
-    commits(lake.session.model("mart.types").sql(format!("select * replace (id + 10 as id) from ({first})")).strategy(Append::default())).await;
-    commits(lake.session.model("mart.types").sql("select * replace (id + 100 as id) from this").strategy(SafeAppend)).await;
-    commits(lake.session.model("mart.types").sql("select * from this where id % 2 = 0").strategy(Overwrite::default())).await;
+    commits(
+        lake.session
+            .model("mart.types")
+            .sql(format!("select * replace (id + 10 as id) from ({first})"))
+            .strategy(Append::default()),
+    )
+    .await;
+    commits(lake.session.model("mart.types").sql("select * replace (id + 100 as id) from this").strategy(SafeAppend))
+        .await;
+    commits(lake.session.model("mart.types").sql("select * from this where id % 2 = 0").strategy(Overwrite::default()))
+        .await;
     Table {
         name: "mart.types",
         versions: 4,
         partition_by: &[],
         comment: None,
         predicates: &[
-            "id >= 10", "bool", "i1 = 127", "i2 < 0", "i4 > 0", "i8 = 9223372036854775807", "f8 >= 1e308", "d9 = -99999.9999",
-            "d18 > 9999999999999999.98", "d38 > 0", "text = ''", "text > 'zzz'", "day = date '9999-12-31'", "day is null",
-            "ts > timestamptz '2000-01-01 00:00:00+00'", "ntz >= timestamp '9999-12-31 23:59:59.999999'",
+            "id >= 10",
+            "bool",
+            "i1 = 127",
+            "i2 < 0",
+            "i4 > 0",
+            "i8 = 9223372036854775807",
+            "f8 >= 1e308",
+            "d9 = -99999.9999",
+            "d18 > 9999999999999999.98",
+            "d38 > 0",
+            "text = ''",
+            "text > 'zzz'",
+            "day = date '9999-12-31'",
+            "day is null",
+            "ts > timestamptz '2000-01-01 00:00:00+00'",
+            "ntz >= timestamp '2200-01-01 00:00:00'",
         ],
     }
 }
@@ -194,23 +225,48 @@ async fn partitions(lake: &Lake) -> Table {
         range % 7 as value from range(120)";
     let by = &["place", "day", "flag", "half", "part", "moment"];
     commits(lake.session.model("mart.parts").sql(sql).partition_by(*by).strategy(Overwrite::default())).await;
-    commits(lake.session.model("mart.parts").sql("select * replace (n + 1000 as n) from this where half = 1").strategy(SafeAppend)).await;
+    commits(
+        lake.session
+            .model("mart.parts")
+            .sql("select * replace (n + 1000 as n) from this where half = 1")
+            .strategy(SafeAppend),
+    )
+    .await;
     Table {
         name: "mart.parts",
         versions: 2,
         partition_by: by,
         comment: None,
-        predicates: &["place = 'x=%25&é'", "place is null", "day = date '1969-12-31'", "flag", "part < 0", "n >= 1000", "half = 0 and value = 3"],
+        predicates: &[
+            "place = 'x=%25&é'",
+            "place is null",
+            "day = date '1969-12-31'",
+            "flag",
+            "part < 0",
+            "n >= 1000",
+            "half = 0 and value = 3",
+        ],
     }
 }
 
 /// A table that gains columns: old files lack them.
 async fn evolved(lake: &Lake) -> Table {
-    let model = |sql: &str| lake.session.model("mart.evolved").sql(sql).on_schema_change(SchemaChange::AppendNewColumns);
+    let model =
+        |sql: &str| lake.session.model("mart.evolved").sql(sql).on_schema_change(SchemaChange::AppendNewColumns);
     commits(model("select range as n, 'old' as s from range(10)").strategy(Append::default())).await;
-    commits(model("select range as n, 'new' as s, range / 4 as quarter, [range] as list from range(10, 20)").strategy(Append::default())).await;
+    commits(
+        model("select range as n, 'new' as s, range / 4 as quarter, [range] as list from range(10, 20)")
+            .strategy(Append::default()),
+    )
+    .await;
     commits(model("select range as n from range(20, 25)").strategy(Append::default())).await;
-    Table { name: "mart.evolved", versions: 3, partition_by: &[], comment: None, predicates: &["n > 8", "s is null", "s = 'old'"] }
+    Table {
+        name: "mart.evolved",
+        versions: 3,
+        partition_by: &[],
+        comment: None,
+        predicates: &["n > 8", "s is null", "s = 'old'"],
+    }
 }
 
 /// Columns with the names of their Delta types.
@@ -268,7 +324,9 @@ fn value(array: &dyn Array, row: usize) -> Json {
         },
         DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().value_as_string(row).into(),
         DataType::Utf8 => array.as_string::<i32>().value(row).into(),
-        DataType::Binary => Json::String(array.as_binary::<i32>().value(row).iter().map(|b| format!("{b:02x}")).collect()),
+        DataType::Binary => {
+            Json::String(array.as_binary::<i32>().value(row).iter().map(|b| format!("{b:02x}")).collect())
+        }
         DataType::Date32 => array.as_primitive::<Date32Type>().value(row).into(),
         DataType::Timestamp(..) => array.as_primitive::<TimestampMicrosecondType>().value(row).into(),
         DataType::List(_) => every(&array.as_list::<i32>().value(row)),
@@ -302,7 +360,9 @@ fn installed() -> Result<PathBuf, String> {
     let _ = fs::remove_dir_all(&venv);
     let base = if cfg!(windows) { "python" } else { "python3" };
     run(Command::new(base).args(["-m", "venv"]).arg(&venv))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .arg(&requirements))?;
     usable()?;
     fs::write(&done, wanted).map_err(|e| e.to_string())?;
     Ok(python)

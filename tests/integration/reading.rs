@@ -185,7 +185,7 @@ async fn column_mapping_renames_columns_and_nested_fields() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn features_that_could_be_misread_are_refused_by_name() {
-    for feature in ["typeWidening", "rowTracking", "variantType", "somethingNew"] {
+    for feature in ["typeWidening", "variantType", "somethingNew"] {
         let lake = ten_rows().await;
         edit_log(&lake.folder("a.t"), 0, |action| with_features(action, &[feature]));
         let before = lake.state("a.t");

@@ -21,11 +21,21 @@ const MARK: &str = "duckrun:relation";
 
 /// Creates or replaces the view `name` (quoted SQL). `catalog` is the session's own, `serial` unique in the session.
 pub(super) fn create_view(conn: &Connection, catalog: &str, name: &str, set: &FileSet, serial: u64) -> Result<()> {
+    if set.files.is_empty() {
+        // DuckDB forgets the schema of an empty list of files.
+        let columns = set
+            .columns
+            .iter()
+            .map(|c| Ok(format!("CAST(NULL AS {}) AS {}", sql_type(&c.data_type)?, quote_ident(&c.name))))
+            .collect::<Result<Vec<_>>>()?;
+        run(conn, &format!("CREATE OR REPLACE VIEW {name} AS SELECT {} WHERE false", columns.join(", ")))?;
+        return run(conn, &format!("COMMENT ON VIEW {name} IS {}", quote_literal(MARK)));
+    }
     let hidden = format!("{}.{HIDDEN}", quote_ident(catalog));
     run(conn, &format!("CREATE SCHEMA IF NOT EXISTS {hidden}"))?;
     let parts = format!("{hidden}.parts_{serial}");
     let gone = format!("{hidden}.deleted_{serial}");
-    let has_parts = !set.partition_values.is_empty() && !set.files.is_empty();
+    let has_parts = !set.partition_values.is_empty();
     let has_gone = set.files.iter().any(|f| f.deleted.as_ref().is_some_and(|d| !d.is_empty()));
     if has_parts {
         create_parts(conn, &parts, set)?;
@@ -124,7 +134,7 @@ fn scan(set: &FileSet) -> Result<String> {
         // Only partition columns: rows still have to be counted.
         map.push("'__duckrun_none': {'name': '__duckrun_none', 'type': 'BOOLEAN', 'default_value': NULL}".to_owned());
     }
-    Ok(format!("read_parquet({files}, schema = MAP {{{}}}, allow_empty = true)", map.join(", ")))
+    Ok(format!("read_parquet({files}, schema = MAP {{{}}})", map.join(", ")))
 }
 
 fn select_list(set: &FileSet) -> Result<String> {
@@ -136,13 +146,8 @@ fn select_list(set: &FileSet) -> Result<String> {
                 Some(expr) => format!("{expr} AS {name}"),
                 None => format!("f.{name}"),
             },
-            ColumnSource::Partition(i) if !set.files.is_empty() => {
-                if *i >= set.partition_values.len() {
-                    return Err(Error::internal("a partition column without values"));
-                }
-                format!("p.p{i} AS {name}")
-            }
-            ColumnSource::Partition(_) => format!("CAST(NULL AS {}) AS {name}", sql_type(&column.data_type)?),
+            ColumnSource::Partition(i) if *i < set.partition_values.len() => format!("p.p{i} AS {name}"),
+            ColumnSource::Partition(_) => return Err(Error::internal("a partition column without values")),
         });
     }
     Ok(out.join(", "))

@@ -26,12 +26,18 @@ use crate::{
 const CHANNEL: usize = 8;
 
 /// A result column as DuckDB describes it.
+#[derive(Clone)]
 struct Described {
     name: String,
     ty: DuckType,
 }
 
+/// The columns of the query that was described last. Binding a query over many CSV files sniffs all of them, so a run that
+/// describes its query and then runs it should pay once. Forgotten as soon as anything changes what the query may read.
+type LastDescribed = Arc<Mutex<Option<(Query, Vec<Described>)>>>;
+
 pub(super) struct DuckSession {
+    last: LastDescribed,
     conn: Arc<Mutex<Connection>>,
     running: Arc<Running>,
     catalog: String,
@@ -95,6 +101,7 @@ impl DuckSession {
         // Progress is a nicety: an embedding that has switched it off still gets rows and bytes.
         let _ = conn.set_query_progress_tracking(true);
         Self {
+            last: LastDescribed::default(),
             running: Running::new(conn.interrupt_handle()),
             conn: Arc::new(Mutex::new(conn)),
             catalog,
@@ -128,6 +135,10 @@ impl DuckSession {
         };
         guard.disarm();
         done.map_err(|e| Error::internal("a DuckDB call panicked").with_source(e))?
+    }
+
+    fn forget(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn next_serial(&self) -> u64 {
@@ -190,8 +201,17 @@ fn body(sql: &str) -> &str {
 }
 
 /// The statement that yields exactly the output columns in their Delta types, and that schema.
-fn output(conn: &Connection, query: &Query) -> Result<(String, SchemaRef)> {
-    let columns = describe(conn, query)?;
+fn output(conn: &Connection, query: &Query, last: &LastDescribed) -> Result<(String, SchemaRef)> {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let columns = match last.as_ref() {
+        Some((known, columns)) if known.sql == query.sql && known.params == query.params => columns.clone(),
+        _ => {
+            let columns = describe(conn, query)?;
+            *last = Some((query.clone(), columns.clone()));
+            columns
+        }
+    };
+    drop(last);
     let (mut list, mut fields, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     match &query.output {
         None => {
@@ -261,6 +281,7 @@ fn pump(conn: &Connection, query: &Query, ticket: &Ticket, out: &mpsc::Sender<Re
 #[async_trait]
 impl EngineSession for DuckSession {
     async fn register(&self, name: &RelationName, relation: Relation) -> Result<()> {
+        self.forget();
         let sql_name = name.to_sql();
         let create_schema = name.schema().map(|s| format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(s)));
         let (catalog, serial) = (self.catalog.clone(), self.next_serial());
@@ -293,12 +314,14 @@ impl EngineSession for DuckSession {
     }
 
     async fn set_variable(&self, name: &str, value: &Value) -> Result<()> {
+        self.forget();
         RelationName::bare(name)?;
         let sql = format!("SET VARIABLE {} = {}", quote_ident(name), literal(value));
         self.with(move |conn| conn.execute_batch(&sql).map_err(|e| failure(e, "set a variable"))).await
     }
 
     async fn execute(&self, sql: &str) -> Result<()> {
+        self.forget();
         let sql = sql.to_owned();
         self.with(move |conn| conn.execute_batch(&sql).map_err(|e| failure(e, "run a statement"))).await
     }
@@ -309,13 +332,13 @@ impl EngineSession for DuckSession {
     }
 
     async fn describe(&self, query: &Query) -> Result<SchemaRef> {
-        let query = query.clone();
-        self.with(move |conn| output(conn, &query).map(|(_, schema)| schema)).await
+        let (query, last) = (query.clone(), self.last.clone());
+        self.with(move |conn| output(conn, &query, &last).map(|(_, schema)| schema)).await
     }
 
     async fn query(&self, query: &Query) -> Result<BatchStream> {
-        let for_output = query.clone();
-        let (sql, schema) = self.with(move |conn| output(conn, &for_output)).await?;
+        let (for_output, last) = (query.clone(), self.last.clone());
+        let (sql, schema) = self.with(move |conn| output(conn, &for_output, &last)).await?;
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let (conn, ticket, query) = (self.conn.clone(), self.running.reserve(), query.clone());
         let guard = CancelOnDrop::new(ticket.clone());
