@@ -65,7 +65,8 @@ impl Source for Competitor {
     async fn resolve(&self, _cx: &RunContext) -> Result<Relation> {
         // Another process would have a session of its own; so has this one.
         let theirs = Session::open(&self.root).writable().await?;
-        let last = "select * from landing where filename like '%-31.csv' and filename not in (select filename from this)";
+        let last =
+            "select * from landing where filename like '%-31.csv' and filename not in (select filename from this)";
         let report = load(&theirs, &self.landing).sql(last).run().await?;
         println!("  somebody else: {report}");
         Ok(Relation::Sql("select 1 as nothing".to_owned()))
@@ -82,7 +83,10 @@ async fn main() -> Result<()> {
 
     println!("The airlines, replaced as a whole:");
     let airlines = Csv::file(data().join("flights").join("airlines.csv"));
-    run_all(lake.model("mart.airlines").source("file", airlines).sql("select * from file").strategy(Overwrite::default())).await?;
+    run_all(
+        lake.model("mart.airlines").source("file", airlines).sql("select * from file").strategy(Overwrite::default()),
+    )
+    .await?;
 
     arrive(&landing, 1..=10)?;
     let first = run(load(&lake, &landing)).await?;
@@ -92,7 +96,9 @@ async fn main() -> Result<()> {
     run_all(load(&lake, &landing)).await?;
 
     arrive(&landing, 21..=31)?;
-    println!("Somebody else loads the last day while our run is reading, so ours is refused and leaves nothing behind:");
+    println!(
+        "Somebody else loads the last day while our run is reading, so ours is refused and leaves nothing behind:"
+    );
     let competitor = Competitor { root: root.join("warehouse"), landing: landing.clone() };
     let refused = run(load(&lake, &landing).source("competitor", competitor)).await?;
     assert!(refused.is_conflict());

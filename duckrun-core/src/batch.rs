@@ -86,11 +86,13 @@ impl Stream for BatchStream {
         }
         let item = std::task::ready!(self.inner.as_mut().poll_next(cx));
         let item = match item {
-            Some(Ok(batch)) if batch.num_columns() != self.schema.fields().len() => Some(Err(Error::internal(format!(
-                "a batch has {} columns where the stream promised {}",
-                batch.num_columns(),
-                self.schema.fields().len()
-            )))),
+            Some(Ok(batch)) if batch.num_columns() != self.schema.fields().len() => {
+                Some(Err(Error::internal(format!(
+                    "a batch has {} columns where the stream promised {}",
+                    batch.num_columns(),
+                    self.schema.fields().len()
+                ))))
+            }
             item => item,
         };
         self.done = !matches!(item, Some(Ok(_)));

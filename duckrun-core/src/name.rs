@@ -96,9 +96,7 @@ impl FromStr for TableName {
     fn from_str(s: &str) -> Result<Self> {
         match s.split_once('.') {
             Some((schema, table)) if !table.contains('.') => Self::new(schema, table),
-            _ => Err(Error::invalid(format!(
-                "the table name {s:?} is not of the form schema.table"
-            ))),
+            _ => Err(Error::invalid(format!("the table name {s:?} is not of the form schema.table"))),
         }
     }
 }
@@ -131,10 +129,7 @@ impl RelationName {
 
     /// The relation of a Delta table.
     pub fn of_table(table: &TableName) -> Self {
-        Self {
-            schema: Some(table.schema.clone()),
-            name: table.table.clone(),
-        }
+        Self { schema: Some(table.schema.clone()), name: table.table.clone() }
     }
 
     /// The schema, for a name of two parts.
@@ -184,8 +179,20 @@ mod tests {
     #[test]
     fn names_that_could_leave_their_folder_are_refused() {
         for bad in [
-            "flights", "a.b.c", ".b", "a.", "a./b", "a.b/c", "a\\.b", "..a.b", "a...", "a._b", "_delta_log.x", "a.b\0",
-            " a.b", "a.b\n",
+            "flights",
+            "a.b.c",
+            ".b",
+            "a.",
+            "a./b",
+            "a.b/c",
+            "a\\.b",
+            "..a.b",
+            "a...",
+            "a._b",
+            "_delta_log.x",
+            "a.b\0",
+            " a.b",
+            "a.b\n",
         ] {
             let parsed = bad.parse::<TableName>();
             assert!(parsed.is_err(), "{bad:?} became {parsed:?}");

@@ -54,14 +54,7 @@ impl TableFacts {
         partition_columns: Vec<String>,
         properties: BTreeMap<String, String>,
     ) -> Self {
-        Self {
-            version,
-            schema,
-            partition_columns,
-            properties,
-            comment: None,
-            column_comments: BTreeMap::new(),
-        }
+        Self { version, schema, partition_columns, properties, comment: None, column_comments: BTreeMap::new() }
     }
 }
 

@@ -68,7 +68,9 @@ impl Descriptor {
         let number = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
         let stored = number(0).ok_or_else(broken)? as u64;
         if stored != size {
-            return Err(Error::corrupt(format!("the deletion vector in {path} has {stored} bytes, the log says {size}")));
+            return Err(Error::corrupt(format!(
+                "the deletion vector in {path} has {stored} bytes, the log says {size}"
+            )));
         }
         let body = bytes.get(4..4 + size as usize).ok_or_else(broken)?;
         if number(4 + size as usize).ok_or_else(broken)? != crc32fast::hash(body) {

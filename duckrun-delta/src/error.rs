@@ -57,8 +57,7 @@ pub(crate) fn delta_error(e: DeltaTableError, doing: impl std::fmt::Display) -> 
         other => {
             let kind = match &other {
                 DeltaTableError::NotATable(_) | DeltaTableError::InvalidVersion(_) => ErrorKind::NotFound,
-                DeltaTableError::InvalidJsonLog { .. }
-                | DeltaTableError::SerializeLogJson { .. } => ErrorKind::Corrupt,
+                DeltaTableError::InvalidJsonLog { .. } | DeltaTableError::SerializeLogJson { .. } => ErrorKind::Corrupt,
                 e => match deepest_io(e).map(io_kind) {
                     Some(kind) => kind,
                     None => kind_of_text(&e.to_string()),

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::schema::DeltaSchema;
 
 /// Reader features that a read honours.
-const READABLE: &[&str] =
-    &["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
+const READABLE: &[&str] = &["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
 
 /// Writer features that a write honours. Some need nothing of a writer that adds and removes whole files.
 const WRITABLE: &[&str] = &[
@@ -100,7 +99,12 @@ impl Protocol {
         if properties.contains_key("delta.enableChangeDataFeed") {
             writer.insert("changeDataFeed".to_owned());
         }
-        Self { min_reader_version: 3, min_writer_version: 7, reader_features: Some(both), writer_features: Some(writer) }
+        Self {
+            min_reader_version: 3,
+            min_writer_version: 7,
+            reader_features: Some(both),
+            writer_features: Some(writer),
+        }
     }
 
     /// The protocol with what a new schema needs, or `None` where the present one will do.
@@ -129,13 +133,21 @@ impl Protocol {
         }
         reader.insert("timestampNtz".to_owned());
         writer.insert("timestampNtz".to_owned());
-        Some(Self { min_reader_version: 3, min_writer_version: 7, reader_features: Some(reader), writer_features: Some(writer) })
+        Some(Self {
+            min_reader_version: 3,
+            min_writer_version: 7,
+            reader_features: Some(reader),
+            writer_features: Some(writer),
+        })
     }
 
     /// Fails with the feature's name where rows could be misread.
     pub(crate) fn check_readable(&self) -> Result<()> {
         if self.min_reader_version > 3 {
-            return Err(Error::unsupported(format!("reader version {} is newer than this library", self.min_reader_version)));
+            return Err(Error::unsupported(format!(
+                "reader version {} is newer than this library",
+                self.min_reader_version
+            )));
         }
         refuse_unknown(self.reader_features.as_ref(), READABLE, "read")
     }
@@ -145,7 +157,10 @@ impl Protocol {
     pub(crate) fn check_writable(&self, metadata: &Metadata, schema: &DeltaSchema, removes: bool) -> Result<()> {
         self.check_readable()?;
         if self.min_writer_version > 7 {
-            return Err(Error::unsupported(format!("writer version {} is newer than this library", self.min_writer_version)));
+            return Err(Error::unsupported(format!(
+                "writer version {} is newer than this library",
+                self.min_writer_version
+            )));
         }
         if matches!(self.min_writer_version, 6) {
             // Version 6 adds identity columns; harmless where no column is one.
@@ -155,13 +170,17 @@ impl Protocol {
         }
         refuse_unknown(self.writer_features.as_ref(), WRITABLE, "written")?;
         if removes && metadata.flag("delta.appendOnly") {
-            return Err(Error::invalid("the table is append-only (delta.appendOnly): rows cannot be replaced or deleted"));
+            return Err(Error::invalid(
+                "the table is append-only (delta.appendOnly): rows cannot be replaced or deleted",
+            ));
         }
         if schema.has_metadata("delta.invariants") {
             return Err(Error::unsupported("the table feature invariants is used by a column and is not written"));
         }
         if schema.has_metadata("delta.generationExpression") {
-            return Err(Error::unsupported("the table feature generatedColumns is used by a column and is not written"));
+            return Err(Error::unsupported(
+                "the table feature generatedColumns is used by a column and is not written",
+            ));
         }
         if let Some(name) = metadata.configuration.keys().find_map(|k| k.strip_prefix("delta.constraints.")) {
             return Err(Error::unsupported(format!(
@@ -203,7 +222,8 @@ mod tests {
             r#"{"type":"struct","fields":[{"name":"t","type":"timestamp_ntz","nullable":true,"metadata":{}}]}"#,
         )
         .unwrap();
-        let old = Protocol { min_reader_version: 1, min_writer_version: 2, reader_features: None, writer_features: None };
+        let old =
+            Protocol { min_reader_version: 1, min_writer_version: 2, reader_features: None, writer_features: None };
         let new = old.upgraded_for(&ntz).unwrap();
         let writer = new.writer_features.clone().unwrap();
         assert_eq!(writer.into_iter().collect::<Vec<_>>(), ["appendOnly", "invariants", "timestampNtz"]);

@@ -186,9 +186,9 @@ impl DeltaType {
         Ok(match self {
             Self::Primitive(name) => primitive(name)?,
             Self::Nested(nested) => match nested.as_ref() {
-                Nested::Struct { fields } => DataType::Struct(
-                    fields.iter().map(|f| f.arrow(names).map(Arc::new)).collect::<Result<Fields>>()?,
-                ),
+                Nested::Struct { fields } => {
+                    DataType::Struct(fields.iter().map(|f| f.arrow(names).map(Arc::new)).collect::<Result<Fields>>()?)
+                }
                 Nested::Array { element_type, contains_null } => {
                     DataType::List(Arc::new(Field::new("element", element_type.arrow(names)?, *contains_null)))
                 }
@@ -303,7 +303,9 @@ mod tests {
     #[test]
     fn unknown_types_are_refused_by_name() {
         for ty in ["void", "decimal(39,0)", "variant", "interval"] {
-            let json = format!(r#"{{"type":"struct","fields":[{{"name":"a","type":"{ty}","nullable":true,"metadata":{{}}}}]}}"#);
+            let json = format!(
+                r#"{{"type":"struct","fields":[{{"name":"a","type":"{ty}","nullable":true,"metadata":{{}}}}]}}"#
+            );
             let e = DeltaSchema::parse(&json).unwrap().arrow().unwrap_err();
             assert!(e.message().contains(ty), "{e}");
         }

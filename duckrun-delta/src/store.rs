@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use duckrun_core::{
-    At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RunContext, Snapshot, Staged, TableStore, WriteSpec,
+    At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RunContext, Snapshot, Staged, TableStore,
+    WriteSpec,
 };
-use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::{checkpoint, commit};
 use crate::error::store_error;
 use crate::location::Location;
 use crate::schema::Names;
 use crate::snapshot::DeltaSnapshot;
 use crate::write::{self, PhysicalColumn, Target};
+use crate::{checkpoint, commit};
 
 /// One Delta table in one store.
 ///
@@ -173,8 +174,9 @@ fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Vec<
         .fields()
         .iter()
         .map(|field| {
-            let delta = known(field.name())
-                .ok_or_else(|| Error::unsupported("columns cannot be added to a table with the feature columnMapping"))?;
+            let delta = known(field.name()).ok_or_else(|| {
+                Error::unsupported("columns cannot be added to a table with the feature columnMapping")
+            })?;
             if delta.data_type.arrow(Names::Physical)? != delta.data_type.arrow(Names::Logical)? {
                 return Err(Error::unsupported(format!(
                     "the column {:?} has mapped fields inside (feature columnMapping), which are read but not written",

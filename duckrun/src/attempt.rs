@@ -95,7 +95,10 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
     // The version is captured before anything else reads; everything after sees this snapshot.
     let at = store.snapshot(At::Latest).await.map_err(|e| e.with_table(name.to_string()))?;
     if at.is_none() && model.expect_existing {
-        return Err(Error::new(ErrorKind::NotFound, format!("the table was expected to exist at {}", store.location())));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("the table was expected to exist at {}", store.location()),
+        ));
     }
     let engine = model.session.inner.engine.open(cx).await?;
     let engine = engine.as_ref();
@@ -231,7 +234,8 @@ async fn pin(
         None => {}
     }
     for (table, relation, at) in pins::resolve(&references, Some(name.schema()), &[]) {
-        let same = table.table().eq_ignore_ascii_case(name.table()) && table.schema().eq_ignore_ascii_case(name.schema());
+        let same =
+            table.table().eq_ignore_ascii_case(name.table()) && table.schema().eq_ignore_ascii_case(name.schema());
         if same {
             // The target is read at the version that was captured first, under whatever name.
             if let (Some(snapshot), None) = (target, relation.schema()) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use duckrun_core::arrow::datatypes::SchemaRef;
 use duckrun_core::{
-    AppTransaction, CommitOutcome, Error, FileOptions, ProgressFn, Progress, RelationName, Result, SchemaChange, Source,
-    Strategy, TableName, TableOptions, TableStore, TimestampMode, Value,
+    AppTransaction, CommitOutcome, Error, FileOptions, Progress, ProgressFn, RelationName, Result, SchemaChange,
+    Source, Strategy, TableName, TableOptions, TableStore, TimestampMode, Value,
 };
 use duckrun_delta::{Append, Location, strategy_by_name};
 

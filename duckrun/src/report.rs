@@ -85,7 +85,9 @@ impl Report {
     /// [`ErrorKind::Unavailable`] for a conflict (running again may succeed), [`ErrorKind::CommitUnknown`] for a lost answer.
     pub fn committed(self) -> Result<Self> {
         let error = match &self.outcome {
-            CommitOutcome::Conflict { found, .. } => Error::new(ErrorKind::Unavailable, self.to_string()).with_version(*found),
+            CommitOutcome::Conflict { found, .. } => {
+                Error::new(ErrorKind::Unavailable, self.to_string()).with_version(*found)
+            }
             CommitOutcome::Unknown { version, id } => Error::new(
                 ErrorKind::CommitUnknown,
                 format!("version {version} may or may not hold the commit {id}; look there before running again"),
@@ -141,7 +143,9 @@ impl fmt::Display for Report {
                 write!(f, " {}: refused, v{found} is in the way ({reason})", self.strategy)?;
             }
             CommitOutcome::NothingToDo(why) => write!(f, " {}: nothing to do, {why}", self.strategy)?,
-            CommitOutcome::Unknown { version, .. } => write!(f, " {}: unknown whether v{version} is ours", self.strategy)?,
+            CommitOutcome::Unknown { version, .. } => {
+                write!(f, " {}: unknown whether v{version} is ours", self.strategy)?
+            }
             _ => write!(f, " {}: {:?}", self.strategy, self.outcome)?,
         }
         write!(f, ", {:.2} s, peak {} MB", self.elapsed.as_secs_f64(), self.peak_memory / 1_000_000)?;

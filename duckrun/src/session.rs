@@ -12,7 +12,9 @@ use duckrun_core::{
     Snapshot, SystemClock, TableName, TableStore, Value,
 };
 use duckrun_delta::{DeltaStore, Location, SqlExecutor};
-use duckrun_memory::{EffectiveLimit, FairGovernor, Governor, Job, Lease, MemoryProbe, MemorySettings, SpillDir, SystemProbe};
+use duckrun_memory::{
+    EffectiveLimit, FairGovernor, Governor, Job, Lease, MemoryProbe, MemorySettings, SpillDir, SystemProbe,
+};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use url::Url;
@@ -95,7 +97,8 @@ impl Session {
         match store.snapshot(at).await.map_err(|e| e.with_table(name))? {
             Some(snapshot) => Ok(snapshot),
             None => {
-                Err(Error::new(ErrorKind::NotFound, format!("there is no table at {}", store.location())).with_table(name))
+                Err(Error::new(ErrorKind::NotFound, format!("there is no table at {}", store.location()))
+                    .with_table(name))
             }
         }
     }
@@ -305,7 +308,9 @@ impl Reader {
         }
         let references = engine.references(&self.query.sql).await?;
         for (name, relation, at) in pins::resolve(&references, None, &requested) {
-            if let Some(snapshot) = self.session.table_at(&name)?.snapshot(at).await.map_err(|e| e.with_table(name.to_string()))? {
+            if let Some(snapshot) =
+                self.session.table_at(&name)?.snapshot(at).await.map_err(|e| e.with_table(name.to_string()))?
+            {
                 pins::register(engine.as_ref(), &relation, snapshot.as_ref()).await?;
             }
         }

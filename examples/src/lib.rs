@@ -34,13 +34,19 @@ pub fn init_tracing() {
 
 /// A progress bar on standard error, invisible where that is not a terminal.
 pub fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {msg} {bar:30} {percent}%").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{spinner} {msg} {bar:30} {percent}%")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(100).with_style(style)
 }
 
 /// Shows a progress event.
 pub fn show(bar: &ProgressBar, progress: &Progress) {
-    bar.set_message(format!("{:<11} {:>10} rows {:>6} MB", progress.phase.to_string(), progress.rows, progress.bytes / 1_000_000));
+    bar.set_message(format!(
+        "{:<11} {:>10} rows {:>6} MB",
+        progress.phase.to_string(),
+        progress.rows,
+        progress.bytes / 1_000_000
+    ));
     if let Some(fraction) = progress.fraction {
         bar.set_position((fraction * 100.0) as u64);
     }

@@ -8,7 +8,15 @@ use crate::support::Lake;
 
 async fn lake() -> Lake {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select range::bigint as n, 'x' as s from range(10)").run().await.unwrap().committed().unwrap();
+    lake.session
+        .model("a.t")
+        .sql("select range::bigint as n, 'x' as s from range(10)")
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     lake
 }
 
@@ -58,7 +66,13 @@ async fn sql_that_fails_after_a_million_rows() {
 async fn configuration_is_refused_as_a_whole_and_before_anything_is_read() {
     let lake = lake().await;
     let error = error_of(
-        lake.session.model("../etc").strategy_named("upsrt").partition_by(["p", "p"]).property("delta.checkpointInterval", "no").run().await,
+        lake.session
+            .model("../etc")
+            .strategy_named("upsrt")
+            .partition_by(["p", "p"])
+            .property("delta.checkpointInterval", "no")
+            .run()
+            .await,
         ErrorKind::InvalidInput,
     );
     for part in ["../etc", "no SQL", "upsrt", "named twice", "checkpointInterval"] {
@@ -84,13 +98,11 @@ async fn unknown_tables_and_versions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_log_is_never_a_first_run() {
     let whole = lake().await;
-    whole.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+    whole.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     let log = |lake: &Lake, version: u64| lake.folder("a.t").join(format!("_delta_log/{version:020}.json"));
-    for (what, damage) in [
-        ("cut short", b"{\"commitInfo\":{\"time".to_vec()),
-        ("not JSON", b"hello\n".to_vec()),
-        ("empty", Vec::new()),
-    ] {
+    for (what, damage) in
+        [("cut short", b"{\"commitInfo\":{\"time".to_vec()), ("not JSON", b"hello\n".to_vec()), ("empty", Vec::new())]
+    {
         let lake = lake().await;
         std::fs::write(log(&lake, 0), damage).unwrap();
         let before = lake.state("a.t");
@@ -101,7 +113,8 @@ async fn a_corrupt_log_is_never_a_first_run() {
     // The first commit is missing and no checkpoint covers it.
     std::fs::remove_file(log(&whole, 0)).unwrap();
     let before = whole.state("a.t");
-    let error = whole.session.model("a.t").sql("select 1::bigint as n").strategy(Overwrite::default()).run().await.unwrap_err();
+    let error =
+        whole.session.model("a.t").sql("select 1::bigint as n").strategy(Overwrite::default()).run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
     assert_eq!(whole.state("a.t"), before);
 }
@@ -144,7 +157,7 @@ async fn a_full_disk() {
         return;
     }
     let session = Session::open(place.path()).writable().await.unwrap();
-    session.model("a.t").sql("select 1::bigint as n, 'x' as s").run().await.unwrap().committed().unwrap();
+    session.model("a.t").sql("select 1::bigint as n, 'x' as s").run().await.unwrap().committed().map(drop).unwrap();
     let table = place.path().join("a/t");
     let before = (duckrun_testkit::log_versions(&table), duckrun_testkit::data_files(&table));
     let sql = "select range as n, md5(range::varchar) as s from range(1000000)";

@@ -24,7 +24,15 @@ async fn sessions(lake: &Lake) -> Vec<Session> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn eight_safe_appenders() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select -1::bigint as writer, 0::bigint as run").run().await.unwrap().committed().unwrap();
+    lake.session
+        .model("a.t")
+        .sql("select -1::bigint as writer, 0::bigint as run")
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     let mut tasks = Vec::new();
     for (writer, session) in sessions(&lake).await.into_iter().enumerate() {
         tasks.push(tokio::spawn(async move {
@@ -74,7 +82,16 @@ async fn eight_blind_appenders() {
         tasks.push(tokio::spawn(async move {
             for run in 0..RUNS {
                 let sql = format!("select {writer}::bigint as writer, {run}::bigint as run");
-                session.model("a.t").sql(sql).strategy(Append::default()).run().await.unwrap().committed().unwrap();
+                session
+                    .model("a.t")
+                    .sql(sql)
+                    .strategy(Append::default())
+                    .run()
+                    .await
+                    .unwrap()
+                    .committed()
+                    .map(drop)
+                    .unwrap();
             }
         }));
     }
@@ -114,13 +131,13 @@ async fn two_first_runs_one_wins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn retries_recompute() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 0::bigint as n").run().await.unwrap().committed().unwrap();
+    lake.session.model("a.t").sql("select 0::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     let mut tasks = Vec::new();
     for session in sessions(&lake).await {
         tasks.push(tokio::spawn(async move {
             for _ in 0..5 {
                 let next = session.model("a.t").sql("select max(n) + 1 as n from this").strategy(SafeAppend);
-                next.retries(1_000).run().await.unwrap().committed().unwrap();
+                next.retries(1_000).run().await.unwrap().committed().map(drop).unwrap();
             }
         }));
     }
@@ -135,7 +152,7 @@ async fn retries_recompute() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_that_reads_its_target_is_fenced() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     for (sql, before, fenced) in [
         ("select max(n) + 1 as n from this, competitor", None, true),
         ("select max(n) + 1 as n from a.t, competitor", None, true),
@@ -166,7 +183,7 @@ impl duckrun::Source for Competitor {
     }
 
     async fn resolve(&self, _: &duckrun::RunContext) -> duckrun::Result<duckrun::Relation> {
-        self.0.model("a.t").sql("select 100::bigint as n").run().await?.committed()?;
+        self.0.model("a.t").sql("select 100::bigint as n").run().await?.committed().map(drop)?;
         Ok(duckrun::Relation::Sql("select 0::bigint as nothing".into()))
     }
 }
@@ -174,9 +191,14 @@ impl duckrun::Source for Competitor {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overwrite_is_refused_or_blind() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     let run = |strategy: Overwrite, other: Session| {
-        lake.session.model("a.t").sql("select 5::bigint as n from c").source("c", Competitor(other)).strategy(strategy).run()
+        lake.session
+            .model("a.t")
+            .sql("select 5::bigint as n from c")
+            .source("c", Competitor(other))
+            .strategy(strategy)
+            .run()
     };
     let refused = run(Overwrite::default(), lake.other().await).await.unwrap();
     assert!(refused.is_conflict(), "{refused}");
@@ -189,7 +211,7 @@ async fn an_overwrite_is_refused_or_blind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_run_leaves_the_table_as_it_was() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n, '' as s").run().await.unwrap().committed().unwrap();
+    lake.session.model("a.t").sql("select 1::bigint as n, '' as s").run().await.unwrap().committed().map(drop).unwrap();
     let before = lake.state("a.t");
     let slow = "select range as n, repeat('x', 100) || hash(range) as s from range(300000000)";
     for pause in [0, 20, 300, 1500] {
@@ -205,5 +227,5 @@ async fn dropping_a_run_leaves_the_table_as_it_was() {
         }
         assert_eq!(lake.state("a.t"), before, "after {pause} ms");
     }
-    lake.session.model("a.t").sql("select 2::bigint as n").run().await.unwrap().committed().unwrap();
+    lake.session.model("a.t").sql("select 2::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
 }

@@ -37,7 +37,7 @@ async fn a_lost_answer_is_settled_as_committed_once() {
     for fault in [Fault::LostAnswer, Fault::LostRequest] {
         let store = FaultyStore::new(InMemory::new());
         let session = lake(&store).await;
-        session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+        session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
         let hits = Arc::new(AtomicUsize::new(0));
         let count = hits.clone();
         store.set_rule(move |operation, path| {
@@ -57,7 +57,7 @@ async fn a_lost_answer_is_settled_as_committed_once() {
 async fn what_cannot_be_settled_is_unknown_and_keeps_its_files() {
     let store = FaultyStore::new(InMemory::new());
     let session = lake(&store).await;
-    session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+    session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     // The store takes the commit but never answers again about it, neither to writers nor to readers.
     store.set_rule(|operation, path| {
         let commit = path.as_ref().ends_with("0000000001.json");
@@ -85,7 +85,7 @@ async fn what_cannot_be_settled_is_unknown_and_keeps_its_files() {
 async fn a_refusal_for_good_leaves_nothing() {
     let store = FaultyStore::new(InMemory::new());
     let session = lake(&store).await;
-    session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+    session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     let before = objects(&store).await;
     for what in ["_delta_log", "part-"] {
         store.set_rule(move |operation, path| {
@@ -103,7 +103,7 @@ async fn a_refusal_for_good_leaves_nothing() {
 async fn an_unreadable_table_is_not_a_missing_one() {
     let store = FaultyStore::new(InMemory::new());
     let session = lake(&store).await;
-    session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+    session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     let before = objects(&store).await;
     for (operation, fault) in
         [(Operation::List, Fault::LostRequest), (Operation::List, Fault::Denied), (Operation::Get, Fault::LostRequest)]
@@ -125,15 +125,15 @@ async fn random_faults_never_double_or_lose() {
     let seed = 7u64;
     let store = FaultyStore::new(InMemory::new());
     let session = lake(&store).await;
-    session.model("a.t").sql("select -1::bigint as n").run().await.unwrap().committed().unwrap();
+    session.model("a.t").sql("select -1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     let mut state = seed;
     store.set_rule(move |operation, path| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let roll = state >> 33;
-        if !is_commit(operation, path) || roll % 3 != 0 {
+        if !is_commit(operation, path) || !roll.is_multiple_of(3) {
             return None;
         }
-        Some(if (roll >> 8) % 2 == 0 { Fault::LostAnswer } else { Fault::LostRequest })
+        Some(if (roll >> 8).is_multiple_of(2) { Fault::LostAnswer } else { Fault::LostRequest })
     });
     let mut acknowledged = 1;
     for n in 0..40 {

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use deltalake::DeltaTable;
-use deltalake::arrow::array::{ArrayRef, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use deltalake::arrow::array::{
+    ArrayRef, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use deltalake::protocol::SaveMode;
 use duckrun::{At, ErrorKind, Session};
 use serde_json::json;
@@ -20,7 +22,9 @@ async fn delta_rs(folder: &Path) -> DeltaTable {
 fn batch(from: i64, to: i64) -> RecordBatch {
     let n: Vec<i64> = (from..to).collect();
     let text: Vec<Option<String>> = n.iter().map(|i| (i % 3 != 0).then(|| format!("s {i}/=%'é"))).collect();
-    let decimals = Decimal128Array::from_iter_values(n.iter().map(|i| i128::from(*i) * 1_234_567_890_123)).with_precision_and_scale(20, 2).unwrap();
+    let decimals = Decimal128Array::from_iter_values(n.iter().map(|i| i128::from(*i) * 1_234_567_890_123))
+        .with_precision_and_scale(20, 2)
+        .unwrap();
     let times = TimestampMicrosecondArray::from_iter_values(n.iter().map(|i| i * 1_000_001)).with_timezone("UTC");
     RecordBatch::try_from_iter_with_nullable(vec![
         ("n", Arc::new(Int64Array::from(n.clone())) as ArrayRef, true),
@@ -55,8 +59,10 @@ async fn tables_of_delta_rs_with_partitions_checkpoints_and_history() {
     let sample = "select n, p, d, m, t::varchar from raw.t where n in (4, 6) order by n";
     assert_eq!(
         lake.rows(sample).await,
-        ["4|s 4/=%'é|1974-05-20|49382715604.92|1970-01-01 00:00:04.000004+00", "6|NULL|1976-07-28|74074073407.38|1970-01-01 00:00:06.000006+00"]
-
+        [
+            "4|s 4/=%'é|1974-05-20|49382715604.92|1970-01-01 00:00:04.000004+00",
+            "6|NULL|1976-07-28|74074073407.38|1970-01-01 00:00:06.000006+00"
+        ]
     );
     let then = lake.session.sql("select count(*) from raw.t").at("raw.t", At::Version(24));
     assert_eq!(rows(then).await, ["100"]);
@@ -74,7 +80,9 @@ async fn tables_of_delta_rs_with_partitions_checkpoints_and_history() {
 async fn evolved_schemas_read_null() {
     let lake = Lake::new().await;
     let folder = lake.folder("raw.t");
-    let one = RecordBatch::try_from_iter_with_nullable(vec![("a", Arc::new(Int32Array::from(vec![1])) as ArrayRef, true)]).unwrap();
+    let one =
+        RecordBatch::try_from_iter_with_nullable(vec![("a", Arc::new(Int32Array::from(vec![1])) as ArrayRef, true)])
+            .unwrap();
     let two = RecordBatch::try_from_iter_with_nullable(vec![
         ("b", Arc::new(StringArray::from(vec!["x"])) as ArrayRef, true),
         ("a", Arc::new(Int32Array::from(vec![2])) as ArrayRef, true),
@@ -93,7 +101,15 @@ async fn time_travel_by_timestamp() {
     let lake = Lake::new().await;
     let mut times = Vec::new();
     for n in 0..3 {
-        lake.session.model("a.t").sql(format!("select {n}::bigint as n")).run().await.unwrap().committed().unwrap();
+        lake.session
+            .model("a.t")
+            .sql(format!("select {n}::bigint as n"))
+            .run()
+            .await
+            .unwrap()
+            .committed()
+            .map(drop)
+            .unwrap();
         times.push(chrono::Utc::now());
         tokio::time::sleep(std::time::Duration::from_millis(30)).await;
     }
@@ -130,7 +146,7 @@ fn with_features(action: &mut serde_json::Value, features: &[&str]) {
 async fn ten_rows() -> Lake {
     let lake = Lake::new().await;
     let sql = "select range::bigint as n, {'x': range::bigint} as s from range(30)";
-    lake.session.model("a.t").sql(sql).run().await.unwrap().committed().unwrap();
+    lake.session.model("a.t").sql(sql).run().await.unwrap().committed().map(drop).unwrap();
     lake
 }
 
@@ -150,7 +166,14 @@ async fn deletion_vectors_hide_rows() {
     assert_eq!(lake.rows("select count(*), sum(n) from a.t").await, [format!("24|{}", 435 - 3 - 4 - 7 - 11 - 18 - 29)]);
     assert_eq!(lake.rows("select n from a.t where n in (2, 3, 4, 5) order by n").await, ["2", "5"]);
     // An overwrite removes the file with its vector; the table is empty of it afterwards for every reader.
-    let report = lake.session.model("a.t").sql("select 1::bigint as n").strategy(duckrun::Overwrite::default()).run().await.unwrap();
+    let report = lake
+        .session
+        .model("a.t")
+        .sql("select 1::bigint as n")
+        .strategy(duckrun::Overwrite::default())
+        .run()
+        .await
+        .unwrap();
     assert_eq!(report.metrics().unwrap().rows_deleted, Some(24));
     assert_eq!(lake.rows("select n from a.t").await, ["1"]);
     let table = delta_rs(&lake.folder("a.t")).await;
@@ -214,8 +237,8 @@ async fn features_that_could_be_misread_are_refused_by_name() {
 async fn an_append_only_table_is_not_overwritten() {
     let lake = Lake::new().await;
     let model = || lake.session.model("a.t").sql("select 1::bigint as n");
-    model().property("delta.appendOnly", "true").run().await.unwrap().committed().unwrap();
-    model().run().await.unwrap().committed().unwrap();
+    model().property("delta.appendOnly", "true").run().await.unwrap().committed().map(drop).unwrap();
+    model().run().await.unwrap().committed().map(drop).unwrap();
     let before = lake.state("a.t");
     let error = model().strategy(duckrun::Overwrite::default()).run().await.unwrap_err();
     assert!(error.message().contains("append-only"), "{error}");

@@ -15,7 +15,7 @@ fn is_send<T: Send>(value: T) -> T {
 async fn every_future_can_move_between_threads() {
     let lake = Lake::new().await;
     let run = is_send(lake.session.model("a.b").sql("select 1::bigint as n").run());
-    tokio::spawn(run).await.unwrap().unwrap().committed().unwrap();
+    tokio::spawn(run).await.unwrap().unwrap().committed().map(drop).unwrap();
     is_send(lake.session.sql("select 1").stream()).await.unwrap();
 }
 
@@ -42,7 +42,7 @@ async fn the_three_strategies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_new_commits_nothing() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().unwrap();
+    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
     let before = lake.state("a.t");
     let report: Report = lake.session.model("a.t").sql("select 1::bigint as n where false").run().await.unwrap();
     assert_eq!(report.outcome, CommitOutcome::NothingToDo(Nothing::NoRows));
@@ -64,7 +64,7 @@ async fn this_needs_a_table_a_first_sql_or_columns() {
     use duckrun::arrow::datatypes::{DataType, Field, Schema};
     let columns = std::sync::Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
     for expected in ["1", "2", "3"] {
-        lake.session.model("a.t").sql(sql).columns(columns.clone()).run().await.unwrap().committed().unwrap();
+        lake.session.model("a.t").sql(sql).columns(columns.clone()).run().await.unwrap().committed().map(drop).unwrap();
         assert_eq!(lake.rows("select max(n) from a.t").await, [expected]);
     }
 }
@@ -73,8 +73,22 @@ async fn this_needs_a_table_a_first_sql_or_columns() {
 async fn columns_go_by_name_and_types_stay() {
     let lake = Lake::new().await;
     let model = || lake.session.model("a.t");
-    model().sql("select 1::bigint as n, 'a' as s, 1.50::decimal(10,2) as d").run().await.unwrap().committed().unwrap();
-    model().sql("select 'b' as S, 2::integer as N, 7.5::decimal(5,1) as d").run().await.unwrap().committed().unwrap();
+    model()
+        .sql("select 1::bigint as n, 'a' as s, 1.50::decimal(10,2) as d")
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
+    model()
+        .sql("select 'b' as S, 2::integer as N, 7.5::decimal(5,1) as d")
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     assert_eq!(lake.rows("select n, s, d from a.t order by n").await, ["1|a|1.50", "2|b|7.50"]);
     let before = lake.state("a.t");
     for (sql, part) in [
@@ -121,7 +135,8 @@ async fn hooks_variables_and_parameters() {
         .unwrap();
     assert!(report.after_error.is_none());
     assert_eq!(lake.rows("from a.t").await, ["x|42|2013-01-31"]);
-    let report = lake.session.model("a.t").sql("select 'z' as name").after("select * from nowhere").run().await.unwrap();
+    let report =
+        lake.session.model("a.t").sql("select 'z' as name").after("select * from nowhere").run().await.unwrap();
     assert_eq!(report.version(), Some(1), "the commit stands");
     assert!(report.after_error.is_some() && report.to_string().contains("after the commit failed"));
 }
@@ -129,17 +144,42 @@ async fn hooks_variables_and_parameters() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_tables_are_pinned_and_versions_are_kept() {
     let lake = Lake::new().await;
-    lake.session.model("raw.a").sql("select range::bigint as n from range(5)").run().await.unwrap().committed().unwrap();
-    lake.session.model("raw.b").sql("select 3::bigint as n, 'three' as s").run().await.unwrap().committed().unwrap();
+    lake.session
+        .model("raw.a")
+        .sql("select range::bigint as n from range(5)")
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
+    lake.session
+        .model("raw.b")
+        .sql("select 3::bigint as n, 'three' as s")
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     let join = "select s, a.n from raw.a join raw.b using (n)";
-    lake.session.model("mart.c").sql(join).run().await.unwrap().committed().unwrap();
+    lake.session.model("mart.c").sql(join).run().await.unwrap().committed().map(drop).unwrap();
     assert_eq!(lake.rows("from mart.c").await, ["three|3"]);
-    lake.session.model("raw.a").sql("select 9::bigint as n").strategy(Overwrite::default()).run().await.unwrap().committed().unwrap();
+    lake.session
+        .model("raw.a")
+        .sql("select 9::bigint as n")
+        .strategy(Overwrite::default())
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     let then = lake.session.sql("select count(*) from raw.a").at("raw.a", duckrun::At::Version(0));
     assert_eq!(rows(then).await, ["5"]);
     assert_eq!(lake.rows("select count(*) from raw.a").await, ["1"]);
     // A bare name means a table of the model's own schema.
-    lake.session.model("raw.d").sql("select count(*) as n from b").run().await.unwrap().committed().unwrap();
+    lake.session.model("raw.d").sql("select count(*) as n from b").run().await.unwrap().committed().map(drop).unwrap();
     assert_eq!(lake.rows("from raw.d").await, ["1"]);
 }
 
@@ -152,7 +192,15 @@ async fn partitions_come_from_the_log() {
     let expected = ["1|a b|2020-01-01", "2|c/d=%é|NULL", "3|NULL|1999-12-31"];
     assert_eq!(lake.rows("from a.t order by n").await, expected);
     assert_eq!(lake.rows("select n from a.t where p = 'c/d=%é'").await, ["2"]);
-    lake.session.model("a.t").sql("select 4::bigint as n, 'a b' as p").run().await.unwrap().committed().unwrap();
+    lake.session
+        .model("a.t")
+        .sql("select 4::bigint as n, 'a b' as p")
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     assert_eq!(lake.rows("select n, d from a.t where p = 'a b' order by n").await, ["1|2020-01-01", "4|NULL"]);
     let before = lake.state("a.t");
     let error = lake.session.model("a.t").sql("select 5::bigint as n, '' as p").run().await.unwrap_err();
@@ -178,7 +226,8 @@ async fn properties_comments_and_refresh() {
     let snapshot = lake.session.snapshot("a.t", duckrun::At::Latest).await.unwrap();
     assert_eq!(snapshot.comment().as_deref(), Some("numbers"));
     assert_eq!(snapshot.properties()["delta.checkpointInterval"], "5");
-    let report = model().sql("select 2::integer as n, 'q' as q").partition_by(["q"]).full_refresh(true).run().await.unwrap();
+    let report =
+        model().sql("select 2::integer as n, 'q' as q").partition_by(["q"]).full_refresh(true).run().await.unwrap();
     assert_eq!(report.version(), Some(1));
     let snapshot = lake.session.snapshot("a.t", duckrun::At::Latest).await.unwrap();
     assert_eq!(snapshot.partition_columns(), ["q"]);
@@ -210,7 +259,8 @@ async fn a_replay_is_recognised() {
 async fn codecs_and_file_sizes() {
     let lake = Lake::new().await;
     for compression in [Compression::Snappy, Compression::Zstd(3), Compression::Uncompressed] {
-        let files = FileOptions { compression, target_file_size: 400_000, row_group_rows: 20_000, ..FileOptions::default() };
+        let files =
+            FileOptions { compression, target_file_size: 400_000, row_group_rows: 20_000, ..FileOptions::default() };
         let sql = "select range::bigint as n, hash(range)::varchar as s from range(200000)";
         let report =
             lake.session.model("a.t").sql(sql).files(files).strategy(Overwrite::default()).run().await.unwrap();
@@ -223,8 +273,17 @@ async fn codecs_and_file_sizes() {
 async fn timestamps_by_choice() {
     let lake = Lake::new().await;
     let sql = "select timestamp '2020-01-01 00:00:00.000001' as t";
-    lake.session.model("a.ntz").sql(sql).run().await.unwrap().committed().unwrap();
-    lake.session.model("a.utc").sql(sql).timestamps(TimestampMode::Utc).run().await.unwrap().committed().unwrap();
+    lake.session.model("a.ntz").sql(sql).run().await.unwrap().committed().map(drop).unwrap();
+    lake.session
+        .model("a.utc")
+        .sql(sql)
+        .timestamps(TimestampMode::Utc)
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     let types = |name: &'static str| {
         let session = lake.session.clone();
         async move { session.snapshot(name, duckrun::At::Latest).await.unwrap().schema().field(0).data_type().to_string() }
@@ -239,7 +298,16 @@ async fn a_model_s_own_location_and_connection() {
     let elsewhere = tempfile::tempdir().unwrap();
     let place = elsewhere.path().join("my table");
     let location = duckrun::Location::local(&place).unwrap();
-    lake.session.model("a.t").sql("select 1::bigint as n").location(location.clone()).run().await.unwrap().committed().unwrap();
+    lake.session
+        .model("a.t")
+        .sql("select 1::bigint as n")
+        .location(location.clone())
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
     assert!(place.join("_delta_log").is_dir() && !lake.folder("a.t").exists());
     let connection = duckdb::Connection::open_in_memory().unwrap();
     connection.execute_batch("create table mine as select 41::bigint as n").unwrap();
@@ -263,5 +331,9 @@ async fn progress_is_reported() {
         .committed()
         .unwrap();
     let seen = seen.lock().unwrap();
-    assert!(seen.iter().any(|(p, rows, bytes)| *p == duckrun::Phase::Writing && *rows == 500_000 && *bytes > 0), "{:?}", seen.last());
+    assert!(
+        seen.iter().any(|(p, rows, bytes)| *p == duckrun::Phase::Writing && *rows == 500_000 && *bytes > 0),
+        "{:?}",
+        seen.last()
+    );
 }

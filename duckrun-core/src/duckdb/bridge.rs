@@ -29,8 +29,8 @@ pub(super) fn schema(theirs: &arrow60::datatypes::Schema) -> Result<SchemaRef> {
     // SAFETY: both types are `repr(C)` structs of the Arrow C data interface (sizes and alignments asserted above).
     // `transmute` moves the value: the release callback is now owned, and called once, by our Arrow.
     let imported: FFI_ArrowSchema = unsafe { std::mem::transmute(exported) };
-    let schema =
-        Schema::try_from(&imported).map_err(|e| Error::internal("DuckDB's result schema cannot be read").with_source(e))?;
+    let schema = Schema::try_from(&imported)
+        .map_err(|e| Error::internal("DuckDB's result schema cannot be read").with_source(e))?;
     Ok(Arc::new(schema))
 }
 

@@ -60,7 +60,10 @@ pub(super) fn array_literal(array: &ArrayRef, row: usize) -> Result<String> {
         DataType::Binary => blob(array.as_binary::<i32>().value(row)),
         // Dates and timestamps as numbers: text would have to be told apart from DuckDB's own formats (BC years, five digits).
         DataType::Date32 => {
-            return Ok(format!("(DATE '1970-01-01' + CAST({} AS INTEGER))", array.as_primitive::<Date32Type>().value(row)));
+            return Ok(format!(
+                "(DATE '1970-01-01' + CAST({} AS INTEGER))",
+                array.as_primitive::<Date32Type>().value(row)
+            ));
         }
         DataType::Timestamp(TimeUnit::Microsecond, zone) => {
             let micros = array.as_primitive::<TimestampMicrosecondType>().value(row);

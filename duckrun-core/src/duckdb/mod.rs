@@ -110,8 +110,9 @@ impl Engine for DuckDb {
                 }
             }
         };
-        let session =
-            tokio::task::spawn_blocking(open).await.map_err(|e| Error::internal("opening DuckDB failed").with_source(e))??;
+        let session = tokio::task::spawn_blocking(open)
+            .await
+            .map_err(|e| Error::internal("opening DuckDB failed").with_source(e))??;
         Ok(Box::new(session))
     }
 }

@@ -142,7 +142,8 @@ mod tests {
 
     fn named(sql: &str) -> Vec<String> {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch("CREATE SCHEMA mart; CREATE TABLE mart.t (a INT); CREATE VIEW v AS SELECT * FROM mart.t").unwrap();
+        conn.execute_batch("CREATE SCHEMA mart; CREATE TABLE mart.t (a INT); CREATE VIEW v AS SELECT * FROM mart.t")
+            .unwrap();
         references(&conn, sql)
             .unwrap()
             .into_iter()
@@ -166,7 +167,9 @@ mod tests {
     #[test]
     fn only_one_query_passes() {
         let conn = Connection::open_in_memory().unwrap();
-        for bad in ["select 1; select 2", "drop table x", "select", "", "create table x as select 1", "select 1; drop table x"] {
+        for bad in
+            ["select 1; select 2", "drop table x", "select", "", "create table x as select 1", "select 1; drop table x"]
+        {
             assert_eq!(single_query(&conn, bad).unwrap_err().kind(), ErrorKind::Query, "{bad}");
         }
         for good in ["select 1;", "from range(3)", "values (1)", "with a as (select 1) from a -- end"] {

@@ -180,16 +180,21 @@ fn rename(value: &str, physical: &DataType, logical: &DataType, depth: usize) ->
             Some(format!("list_transform({value}, lambda {x}: {inner})"))
         }
         (DataType::Map(from, _), DataType::Map(to, _)) => {
-            let (DataType::Struct(from), DataType::Struct(to)) = (from.data_type(), to.data_type()) else { return None };
+            let (DataType::Struct(from), DataType::Struct(to)) = (from.data_type(), to.data_type()) else {
+                return None;
+            };
             let (k, v) = (format!("k{depth}"), format!("v{depth}"));
             let key = rename(&k, from[0].data_type(), to[0].data_type(), depth + 1);
             let val = rename(&v, from[1].data_type(), to[1].data_type(), depth + 1);
             if key.is_none() && val.is_none() {
                 return None;
             }
-            let keys = key.map_or(format!("map_keys({value})"), |e| format!("list_transform(map_keys({value}), lambda {k}: {e})"));
-            let vals =
-                val.map_or(format!("map_values({value})"), |e| format!("list_transform(map_values({value}), lambda {v}: {e})"));
+            let keys = key.map_or(format!("map_keys({value})"), |e| {
+                format!("list_transform(map_keys({value}), lambda {k}: {e})")
+            });
+            let vals = val.map_or(format!("map_values({value})"), |e| {
+                format!("list_transform(map_values({value}), lambda {v}: {e})")
+            });
             Some(format!("CASE WHEN ({value}) IS NULL THEN NULL ELSE map({keys}, {vals}) END"))
         }
         _ => None,

@@ -116,10 +116,7 @@ impl DuckSession {
     }
 
     /// Runs a closure on the connection, on a blocking thread; dropping the future interrupts it.
-    async fn with<R: Send + 'static>(
-        &self,
-        f: impl FnOnce(&Connection) -> Result<R> + Send + 'static,
-    ) -> Result<R> {
+    async fn with<R: Send + 'static>(&self, f: impl FnOnce(&Connection) -> Result<R> + Send + 'static) -> Result<R> {
         self.cx.check()?;
         let (conn, ticket) = (self.conn.clone(), self.running.reserve());
         let mut guard = CancelOnDrop::new(ticket.clone());
@@ -171,9 +168,8 @@ impl DuckSession {
 /// Appends one batch to a table of the session.
 fn insert_batch(conn: &Connection, catalog: &str, name: &RelationName, batch: &RecordBatch) -> Result<()> {
     let fail = |e| failure(e, "load a stream");
-    let mut appender = conn
-        .appender_to_catalog_and_db(name.name(), catalog, name.schema().unwrap_or("main"))
-        .map_err(fail)?;
+    let mut appender =
+        conn.appender_to_catalog_and_db(name.name(), catalog, name.schema().unwrap_or("main")).map_err(fail)?;
     appender.append_record_batch(bridge::to_duckdb(batch)?).map_err(fail)?;
     appender.flush().map_err(fail)
 }
@@ -249,14 +245,18 @@ fn output(conn: &Connection, query: &Query, last: &LastDescribed) -> Result<(Str
         let all: Vec<_> = problems.iter().map(|e| e.message().to_owned()).collect();
         return Err(Error::new(first.kind(), all.join("; ")));
     }
-    Ok((
-        format!("SELECT {} FROM (\n{}\n)", list.join(", "), body(&query.sql)),
-        Arc::new(Schema::new(fields)),
-    ))
+    Ok((format!("SELECT {} FROM (\n{}\n)", list.join(", "), body(&query.sql)), Arc::new(Schema::new(fields))))
 }
 
 /// Runs on the blocking thread: executes, and hands batches over until the end, a failure, or nobody listens.
-fn pump(conn: &Connection, query: &Query, ticket: &Ticket, out: &mpsc::Sender<Result<Pulled>>, sql: &str, schema: &SchemaRef) -> Result<()> {
+fn pump(
+    conn: &Connection,
+    query: &Query,
+    ticket: &Ticket,
+    out: &mpsc::Sender<Result<Pulled>>,
+    sql: &str,
+    schema: &SchemaRef,
+) -> Result<()> {
     let Some(active) = ticket.begin() else { return Err(Error::cancelled()) };
     if query.keep_order {
         conn.execute_batch("SET preserve_insertion_order = true").map_err(|e| failure(e, "keep the order of rows"))?;

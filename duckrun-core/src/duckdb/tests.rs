@@ -9,7 +9,9 @@ use duckrun_memory::{EffectiveLimit, Job, MIB, MemorySettings, SpillDir};
 use futures::StreamExt;
 
 use super::*;
-use crate::{BatchStream, ColumnSource, DataFile, ErrorKind, FileColumn, FileSet, Query, Relation, RelationName, Value};
+use crate::{
+    BatchStream, ColumnSource, DataFile, ErrorKind, FileColumn, FileSet, Query, Relation, RelationName, Value,
+};
 
 fn context(megabytes: u64) -> RunContext {
     let settings = MemorySettings::default();
@@ -143,7 +145,11 @@ async fn every_failure_has_its_kind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_would_be_lost_is_invalid_data() {
     let session = session().await;
-    for sql in ["select timestamp_ns '2020-01-01 00:00:00.000000001' t", "select 'infinity'::date t", "select uhugeint '340282366920938463463374607431768211455' t"] {
+    for sql in [
+        "select timestamp_ns '2020-01-01 00:00:00.000000001' t",
+        "select 'infinity'::date t",
+        "select uhugeint '340282366920938463463374607431768211455' t",
+    ] {
         let error = session.query(&Query::new(sql)).await.unwrap().collect().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData, "{sql}: {error}");
         assert!(error.message().contains('t'), "{error}");
@@ -215,10 +221,8 @@ async fn sessions_do_not_see_each_other_on_a_callers_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_becomes_a_relation() {
     let session = session().await;
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("n", DataType::Int64, true),
-        Field::new("s", DataType::Utf8, true),
-    ]));
+    let schema =
+        Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]));
     let batch = arrow::array::RecordBatch::try_new(
         schema.clone(),
         vec![

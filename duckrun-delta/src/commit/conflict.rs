@@ -43,8 +43,7 @@ impl CommitSummary {
         let corrupt = |why: &str| Error::corrupt(format!("version {version} of the log {why}")).with_version(version);
         let mut summary = Self { version, ..Self::default() };
         for line in bytes.split(|b| *b == b'\n').filter(|l| !l.iter().all(u8::is_ascii_whitespace)) {
-            let action: Json =
-                serde_json::from_slice(line).map_err(|e| corrupt("is not JSON").with_source(e))?;
+            let action: Json = serde_json::from_slice(line).map_err(|e| corrupt("is not JSON").with_source(e))?;
             let Some((name, body)) = action.as_object().and_then(|o| o.iter().find(|(_, v)| !v.is_null())) else {
                 return Err(corrupt("has a line that is no action"));
             };

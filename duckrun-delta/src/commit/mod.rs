@@ -192,7 +192,9 @@ fn with_comments(mut schema: DeltaSchema, plan: &duckrun_core::WritePlan) -> Res
     for (column, comment) in &plan.metadata.column_comments {
         match schema.fields.iter_mut().find(|f| f.name == *column) {
             Some(field) => field.set_comment(comment),
-            None => return Err(Error::invalid(format!("a comment names the column {column:?}, which the table lacks"))),
+            None => {
+                return Err(Error::invalid(format!("a comment names the column {column:?}, which the table lacks")));
+            }
         }
     }
     Ok(schema)
@@ -217,7 +219,8 @@ async fn render(
     metrics.bytes_added = intent.staged.bytes();
     metrics.files_removed = removed.len() as u64;
     metrics.bytes_removed = removed.iter().map(|f| f.size).sum();
-    let rendered = render::render(cx, base, target.protocol.as_ref(), target.metadata.as_ref(), &removed, intent, read, &metrics)?;
+    let rendered =
+        render::render(cx, base, target.protocol.as_ref(), target.metadata.as_ref(), &removed, intent, read, &metrics)?;
     Ok((rendered, metrics))
 }
 

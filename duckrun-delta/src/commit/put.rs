@@ -119,7 +119,8 @@ async fn put_remote(location: &Location, version: u64, bytes: Bytes) -> Answer {
             if certain { Answer::Refused(e) } else { Answer::Lost(e) }
         }
         Err(other) => Answer::Lost(
-            Error::new(ErrorKind::Unavailable, format!("cannot write version {version} of {location}")).with_source(other),
+            Error::new(ErrorKind::Unavailable, format!("cannot write version {version} of {location}"))
+                .with_source(other),
         ),
     }
 }
@@ -130,7 +131,8 @@ async fn put_remote(location: &Location, version: u64, bytes: Bytes) -> Answer {
 fn put_local(table: &FsPath, version: u64, bytes: &[u8], sync: bool) -> Answer {
     let log = table.join(LOG);
     let target = log.join(commit_path(version).filename().unwrap_or_default());
-    let refused = |e, what: &str, path: &FsPath| Answer::Refused(io_error(e, format_args!("{what} {}", path.display())));
+    let refused =
+        |e, what: &str, path: &FsPath| Answer::Refused(io_error(e, format_args!("{what} {}", path.display())));
     let fresh = !log.exists();
     if let Err(e) = std::fs::create_dir_all(&log) {
         return refused(e, "create the log folder", &log);

@@ -117,7 +117,10 @@ fn commit_info(
         "isolationLevel".into(),
         json!(if plan.conflict == ConflictPolicy::Blind { "WriteSerializable" } else { "Serializable" }),
     );
-    info.insert("isBlindAppend".into(), json!(plan.action == WriteAction::Append && plan.conflict == ConflictPolicy::Blind));
+    info.insert(
+        "isBlindAppend".into(),
+        json!(plan.action == WriteAction::Append && plan.conflict == ConflictPolicy::Blind),
+    );
     let mut figures = Map::new();
     figures.insert("numFiles".into(), json!(metrics.files_added.to_string()));
     figures.insert("numOutputRows".into(), json!(metrics.rows_inserted.to_string()));

@@ -52,7 +52,12 @@ pub(crate) fn fit(table: &Schema, incoming: &Schema, change: SchemaChange) -> Re
                     ));
                 }
                 if !same {
-                    retyped.push(format!("{} ({} instead of {})", column.name(), source.data_type(), column.data_type()));
+                    retyped.push(format!(
+                        "{} ({} instead of {})",
+                        column.name(),
+                        source.data_type(),
+                        column.data_type()
+                    ));
                 }
             }
         }

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use duckrun_core::{
-    ConflictPolicy, Error, MetadataChange, Result, Strategy, TableFacts, TableOptions, TableState, WriteAction, WritePlan,
+    ConflictPolicy, Error, MetadataChange, Result, Strategy, TableFacts, TableOptions, TableState, WriteAction,
+    WritePlan,
 };
 
 pub use self::append::Append;
@@ -38,7 +39,9 @@ pub fn strategy_by_name(name: &str) -> Result<Arc<dyn Strategy>> {
         "overwrite" => Ok(Arc::new(Overwrite::default())),
         "append" => Ok(Arc::new(Append::default())),
         "safeappend" => Ok(Arc::new(SafeAppend)),
-        other => Err(Error::invalid(format!("there is no strategy {other:?}; there are overwrite, append and safeappend"))),
+        other => {
+            Err(Error::invalid(format!("there is no strategy {other:?}; there are overwrite, append and safeappend")))
+        }
     }
 }
 
@@ -154,9 +157,7 @@ fn creation_properties(options: &TableOptions) -> BTreeMap<String, String> {
 }
 
 fn nullable(schema: &SchemaRef) -> SchemaRef {
-    Arc::new(Schema::new(
-        schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>(),
-    ))
+    Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
 }
 
 /// Partition columns as the schema spells them.

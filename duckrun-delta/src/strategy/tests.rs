@@ -84,8 +84,7 @@ fn partitions_are_checked() {
 fn a_refresh_replaces_schema_and_partitioning() {
     let t = table(&[("a", DataType::Int32), ("p", DataType::Utf8)], &["p"]);
     let incoming = schema(&[("a", DataType::Int64), ("q", DataType::Utf8)]);
-    let options =
-        TableOptions { full_refresh: true, partition_by: Some(vec!["q".into()]), ..TableOptions::default() };
+    let options = TableOptions { full_refresh: true, partition_by: Some(vec!["q".into()]), ..TableOptions::default() };
     let plan = SafeAppend.plan(&state(Some(t.clone()), options), &incoming).unwrap();
     assert_eq!(plan.action, WriteAction::Overwrite);
     assert_eq!(plan.metadata.partition_columns.as_deref(), Some(&["q".to_owned()][..]));

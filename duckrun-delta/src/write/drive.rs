@@ -154,7 +154,7 @@ impl<'a> Drive<'a> {
                 }
             }
             let violated = nulls.iter().any(|n| *n > 0);
-            let pull = !ended && (violated || (ready.is_empty() && !(full && !encoding.is_empty())));
+            let pull = !ended && (violated || (ready.is_empty() && (!full || encoding.is_empty())));
             tokio::select! {
                 biased;
                 () = self.cx.cancellation().cancelled() => return Err(Error::cancelled()),

@@ -39,10 +39,7 @@ fn spec(schema: &Arc<Schema>, by: &[&str], files: FileOptions) -> WriteSpec {
 }
 
 fn options(rows: usize) -> FileOptions {
-    let mut files = FileOptions::default();
-    files.row_group_rows = rows;
-    files.sync = false;
-    files
+    FileOptions { row_group_rows: rows, sync: false, ..FileOptions::default() }
 }
 
 async fn write(target: &Target, spec: &WriteSpec, batches: Vec<RecordBatch>) -> Result<Staged> {
