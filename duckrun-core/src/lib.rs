@@ -24,6 +24,7 @@ pub mod maintenance;
 mod name;
 mod plan;
 mod relation;
+mod secret;
 mod source;
 mod store;
 pub mod types;
@@ -38,5 +39,6 @@ pub use plan::{
     SchemaChange, TableFacts, TableOptions, TableState, WriteAction, WriteMetrics, WritePlan,
 };
 pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation};
+pub use secret::StorageOptions;
 pub use source::Source;
 pub use store::{At, Executor, Intent, Snapshot, Staged, StagedFile, Strategy, TableStore, WriteJob, WriteSpec};

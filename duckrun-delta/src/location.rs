@@ -5,7 +5,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
-use duckrun_core::{Error, Result};
+use duckrun_core::{Error, Result, StorageOptions};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -63,6 +63,29 @@ impl Location {
         Ok(Self::build(url, display, root, prefix.clone(), None))
     }
 
+    /// A folder named by a URL: `file://`, or `s3://`, `az://`, `abfss://`, `gs://` with the cargo feature of the store.
+    /// Nothing is read here; wrong credentials show when the table is opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](duckrun_core::ErrorKind::InvalidInput) for a URL or options that no store can be made of. The
+    /// options' values are never part of the message.
+    pub fn from_url(url: &str, options: &StorageOptions) -> Result<Self> {
+        let parsed = Url::parse(url).map_err(|_| Error::invalid("the location is not a URL"))?;
+        if parsed.scheme() == "file" {
+            let path = parsed.to_file_path().map_err(|()| Error::invalid("the file:// URL is not a local path"))?;
+            return Self::local(path);
+        }
+        // The store's own error may repeat an option's value, so it is not handed on.
+        let (store, prefix) = object_store::parse_url_opts(&parsed, options.expose()).map_err(|_| {
+            Error::invalid(format!(
+                "no store can be made for {}:// with these options; check their names and values, and that the cargo \
+                 feature of the store (s3, azure, gcs) is on",
+                parsed.scheme()
+            ))
+        })?;
+        Self::in_store(&parsed, Arc::from(store), &prefix)
+    }
+
     fn build(url: Url, display: String, root: Arc<dyn ObjectStore>, prefix: Path, local: Option<PathBuf>) -> Self {
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(root.clone(), prefix));
         let log = default_logstore(store.clone(), root, &url, &StorageConfig::default());
@@ -112,5 +135,34 @@ impl fmt::Debug for Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.display)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_become_locations_without_their_secrets() {
+        let options = StorageOptions::default().with("aws_secret_access_key", "canary").with("aws_region", "x");
+        for url in ["nope", "ftp://host/x", "s3://", "s3://bucket/t?sig=canary"] {
+            match Location::from_url(url, &options) {
+                Ok(location) => assert!(!format!("{location:?} {location}").contains("canary"), "{url}"),
+                Err(e) => assert!(!format!("{e:?} {e}").contains("canary"), "{url}"),
+            }
+        }
+        let folder = std::env::temp_dir();
+        let url = Url::from_directory_path(&folder).unwrap();
+        let local = Location::from_url(url.as_str(), &options).unwrap();
+        assert!(local.local_path().is_some());
+    }
+
+    #[test]
+    fn a_local_folder_has_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Location::local(dir.path().join("a b")).unwrap();
+        let odd = Location::local(dir.path().join("x/../a b")).unwrap();
+        assert!(plain.url().as_str().ends_with("/a%20b/"), "{}", plain.url());
+        assert!(odd.local_path().is_some());
     }
 }

@@ -35,8 +35,8 @@ pub use duckrun_core::duckdb;
 pub use duckrun_core::{
     AppTransaction, At, BatchStream, Commit, CommitOutcome, Compression, Engine, EngineSession, EngineSettings, Error,
     ErrorKind, Executor, FileOptions, Nothing, Phase, Progress, Query, Relation, Result, RunContext, RunId,
-    SchemaChange, Snapshot, Source, Strategy, TableName, TableOptions, TableStore, TimestampMode, Value, WriteMetrics,
-    arrow,
+    SchemaChange, Snapshot, Source, StorageOptions, Strategy, TableName, TableOptions, TableStore, TimestampMode,
+    Value, WriteMetrics, arrow,
 };
 pub use duckrun_delta as delta;
 pub use duckrun_delta::{Append, DeltaStore, Location, Overwrite, SafeAppend, SqlExecutor, strategy_by_name};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use duckrun_core::duckdb::{Connection, DuckDb};
 use duckrun_core::{
     At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
-    Snapshot, SystemClock, TableName, TableStore, Value,
+    Snapshot, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
 use duckrun_delta::{DeltaStore, Location, SqlExecutor};
 use duckrun_memory::{
@@ -57,6 +57,25 @@ impl Session {
     /// Opens a root in a store that the caller made. `url` names the root in messages, `prefix` is its path in the store.
     pub fn open_in(url: Url, store: Arc<dyn ObjectStore>, prefix: impl Into<Path>) -> SessionBuilder {
         SessionBuilder::new(Root::Store { url, store, prefix: prefix.into() })
+    }
+
+    /// Opens a root named by a URL, with the options of its store: `s3://`, `az://`, `abfss://`, `gs://` with the cargo
+    /// feature of the store, or `file://`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a URL or options that no store can be made of; values are never part of the message.
+    pub fn open_url(url: &str, options: &StorageOptions) -> Result<SessionBuilder> {
+        let parsed = Url::parse(url).map_err(|_| Error::invalid("the root is not a URL"))?;
+        if parsed.scheme() == "file" {
+            let path = parsed.to_file_path().map_err(|()| Error::invalid("the file:// URL is not a local path"))?;
+            return Ok(Self::open(path));
+        }
+        let (store, prefix) = object_store::parse_url_opts(&parsed, options.expose())
+            // The store's own error may repeat an option's value, so it is not handed on.
+            .map_err(|_| {
+                Error::invalid(format!("no store can be made for {}:// with these options", parsed.scheme()))
+            })?;
+        Ok(Self::open_in(parsed, Arc::from(store), prefix))
     }
 
     /// A model: the SQL, sources and strategy of the table `schema.table`. The name is checked when the model runs.

@@ -52,3 +52,8 @@ pub fn show(bar: &ProgressBar, progress: &Progress) {
     }
     bar.tick();
 }
+
+/// The program of README.md, compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -48,7 +48,7 @@ async fn other_readers_see_the_same_tables() {
     let python = match installed() {
         Ok(python) => python,
         Err(why) => {
-            // Not `eprintln!`: the test harness would swallow it.
+            #[allow(clippy::explicit_write, reason = "the test harness would swallow what eprintln! prints")]
             writeln!(std::io::stderr(), "skipped: other_readers_see_the_same_tables: {why}").unwrap();
             return;
         }
