@@ -160,9 +160,12 @@ mod tests {
     #[test]
     fn a_local_folder_has_one_name() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("x")).unwrap();
         let plain = Location::local(dir.path().join("a b")).unwrap();
         let odd = Location::local(dir.path().join("x/../a b")).unwrap();
         assert!(plain.url().as_str().ends_with("/a%20b/"), "{}", plain.url());
-        assert!(odd.local_path().is_some());
+        assert_eq!(odd.local_path(), plain.local_path());
+        let lost = Location::local(dir.path().join("missing/../a b"));
+        assert!(lost.is_err(), "{lost:?}");
     }
 }
