@@ -8,15 +8,7 @@ use crate::support::Lake;
 
 async fn lake() -> Lake {
     let lake = Lake::new().await;
-    lake.session
-        .model("a.t")
-        .sql("select range::bigint as n, 'x' as s from range(10)")
-        .run()
-        .await
-        .unwrap()
-        .committed()
-        .map(drop)
-        .unwrap();
+    lake.put("a.t", "select range::bigint as n, 'x' as s from range(10)").await;
     lake
 }
 

@@ -24,15 +24,7 @@ async fn sessions(lake: &Lake) -> Vec<Session> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn eight_safe_appenders() {
     let lake = Lake::new().await;
-    lake.session
-        .model("a.t")
-        .sql("select -1::bigint as writer, 0::bigint as run")
-        .run()
-        .await
-        .unwrap()
-        .committed()
-        .map(drop)
-        .unwrap();
+    lake.put("a.t", "select -1::bigint as writer, 0::bigint as run").await;
     let mut tasks = Vec::new();
     for (writer, session) in sessions(&lake).await.into_iter().enumerate() {
         tasks.push(tokio::spawn(async move {
@@ -131,7 +123,7 @@ async fn two_first_runs_one_wins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn retries_recompute() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 0::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.t", "select 0::bigint as n").await;
     let mut tasks = Vec::new();
     for session in sessions(&lake).await {
         tasks.push(tokio::spawn(async move {
@@ -152,7 +144,7 @@ async fn retries_recompute() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_that_reads_its_target_is_fenced() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.t", "select 1::bigint as n").await;
     for (sql, before, fenced) in [
         ("select max(n) + 1 as n from this, competitor", None, true),
         ("select max(n) + 1 as n from a.t, competitor", None, true),
@@ -191,7 +183,7 @@ impl duckrun::Source for Competitor {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overwrite_is_refused_or_blind() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.t", "select 1::bigint as n").await;
     let run = |strategy: Overwrite, other: Session| {
         lake.session
             .model("a.t")
@@ -211,7 +203,7 @@ async fn an_overwrite_is_refused_or_blind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_run_leaves_the_table_as_it_was() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n, '' as s").run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.t", "select 1::bigint as n, '' as s").await;
     let before = lake.state("a.t");
     let slow = "select range as n, repeat('x', 100) || hash(range) as s from range(300000000)";
     for pause in [0, 20, 300, 1500] {
@@ -227,5 +219,41 @@ async fn dropping_a_run_leaves_the_table_as_it_was() {
         }
         assert_eq!(lake.state("a.t"), before, "after {pause} ms");
     }
-    lake.session.model("a.t").sql("select 2::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.t", "select 2::bigint as n").await;
+}
+
+/// Compacts `a.t` with plain delta-rs when it is resolved: after the pin, before the commit.
+#[derive(Debug)]
+struct Compactor(std::path::PathBuf);
+
+#[async_trait::async_trait]
+impl duckrun::Source for Compactor {
+    fn describe(&self) -> String {
+        "a compactor".into()
+    }
+
+    async fn resolve(&self, _: &duckrun::RunContext) -> duckrun::Result<duckrun::Relation> {
+        let url = url::Url::from_directory_path(&self.0).unwrap();
+        let table = deltalake::DeltaTable::try_from_url(url).await.unwrap();
+        let (_, metrics) = table.optimize().await.unwrap();
+        assert!(metrics.num_files_removed > 1);
+        Ok(duckrun::Relation::Sql("select 0::bigint as nothing".into()))
+    }
+}
+
+/// Harmless maintenance does not refuse, and does not resurrect: delta-rs's own stale overwrite after an OPTIMIZE leaves the
+/// old rows in the table (its conflict check ignores removes with `dataChange=false`).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_in_between_neither_refuses_nor_corrupts() {
+    for (strategy, expected) in [("safeappend", "5|13"), ("append", "5|13"), ("overwrite", "1|7")] {
+        let lake = Lake::new().await;
+        for n in 0..4 {
+            lake.put("a.t", format!("select {n}::bigint as n")).await;
+        }
+        let model =
+            lake.session.model("a.t").sql("select 7 + nothing as n from c").source("c", Compactor(lake.folder("a.t")));
+        let report = model.strategy_named(strategy).run().await.unwrap();
+        assert_eq!((report.read_version, report.version()), (Some(3), Some(5)), "{report}");
+        assert_eq!(lake.rows("select count(*), sum(n) from a.t").await, [expected], "{strategy}");
+    }
 }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use self::canonical::{schema, value};
-use self::tables::{Table, every_type, evolved, flights, partitions};
+use self::tables::{Table, every_type, evolved, partitions, quickstart};
 use crate::support::Lake;
 
 const READERS: [&str; 3] = ["datafusion", "pyarrow", "duckdb"];
@@ -47,14 +47,11 @@ struct Log {
 async fn other_readers_see_the_same_tables() {
     let python = match installed() {
         Ok(python) => python,
-        Err(why) => {
-            #[allow(clippy::explicit_write, reason = "the test harness would swallow what eprintln! prints")]
-            writeln!(std::io::stderr(), "skipped: other_readers_see_the_same_tables: {why}").unwrap();
-            return;
-        }
+        Err(why) => return skipped("tables as other readers see them", &why),
     };
     let lake = Lake::new().await;
-    let tables = [flights(&lake).await, every_type(&lake).await, partitions(&lake).await, evolved(&lake).await];
+    let mut tables = quickstart(&lake);
+    tables.extend([every_type(&lake).await, partitions(&lake).await, evolved(&lake).await]);
     let job: Vec<Json> = tables
         .iter()
         .map(|t| json!({ "name": t.name, "path": lake.folder(t.name), "versions": Vec::from_iter(0..t.versions), "predicates": t.predicates }))
@@ -116,6 +113,11 @@ fn compare(reader: &str, table: &Table, version: u64, theirs: &Seen, ours: &Seen
     if theirs.log.version.is_some() {
         assert_eq!(theirs.log, ours.log, "{place}");
     }
+}
+
+#[allow(clippy::explicit_write, reason = "the test harness would swallow what eprintln! prints")]
+fn skipped(what: &str, why: &str) {
+    writeln!(std::io::stderr(), "skipped: {what}: {why}").unwrap();
 }
 
 fn sorted(rows: &[Json]) -> Vec<String> {

@@ -101,15 +101,7 @@ async fn time_travel_by_timestamp() {
     let lake = Lake::new().await;
     let mut times = Vec::new();
     for n in 0..3 {
-        lake.session
-            .model("a.t")
-            .sql(format!("select {n}::bigint as n"))
-            .run()
-            .await
-            .unwrap()
-            .committed()
-            .map(drop)
-            .unwrap();
+        lake.put("a.t", format!("select {n}::bigint as n")).await;
         times.push(chrono::Utc::now());
         tokio::time::sleep(std::time::Duration::from_millis(30)).await;
     }
@@ -146,7 +138,7 @@ fn with_features(action: &mut serde_json::Value, features: &[&str]) {
 async fn ten_rows() -> Lake {
     let lake = Lake::new().await;
     let sql = "select range::bigint as n, {'x': range::bigint} as s from range(30)";
-    lake.session.model("a.t").sql(sql).run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.t", sql).await;
     lake
 }
 

@@ -42,7 +42,7 @@ async fn the_three_strategies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_new_commits_nothing() {
     let lake = Lake::new().await;
-    lake.session.model("a.t").sql("select 1::bigint as n").run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.t", "select 1::bigint as n").await;
     let before = lake.state("a.t");
     let report: Report = lake.session.model("a.t").sql("select 1::bigint as n where false").run().await.unwrap();
     assert_eq!(report.outcome, CommitOutcome::NothingToDo(Nothing::NoRows));
@@ -144,26 +144,10 @@ async fn hooks_variables_and_parameters() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_tables_are_pinned_and_versions_are_kept() {
     let lake = Lake::new().await;
-    lake.session
-        .model("raw.a")
-        .sql("select range::bigint as n from range(5)")
-        .run()
-        .await
-        .unwrap()
-        .committed()
-        .map(drop)
-        .unwrap();
-    lake.session
-        .model("raw.b")
-        .sql("select 3::bigint as n, 'three' as s")
-        .run()
-        .await
-        .unwrap()
-        .committed()
-        .map(drop)
-        .unwrap();
+    lake.put("raw.a", "select range::bigint as n from range(5)").await;
+    lake.put("raw.b", "select 3::bigint as n, 'three' as s").await;
     let join = "select s, a.n from raw.a join raw.b using (n)";
-    lake.session.model("mart.c").sql(join).run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("mart.c", join).await;
     assert_eq!(lake.rows("from mart.c").await, ["three|3"]);
     lake.session
         .model("raw.a")
@@ -179,7 +163,7 @@ async fn several_tables_are_pinned_and_versions_are_kept() {
     assert_eq!(rows(then).await, ["5"]);
     assert_eq!(lake.rows("select count(*) from raw.a").await, ["1"]);
     // A bare name means a table of the model's own schema.
-    lake.session.model("raw.d").sql("select count(*) as n from b").run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("raw.d", "select count(*) as n from b").await;
     assert_eq!(lake.rows("from raw.d").await, ["1"]);
 }
 
@@ -192,15 +176,7 @@ async fn partitions_come_from_the_log() {
     let expected = ["1|a b|2020-01-01", "2|c/d=%é|NULL", "3|NULL|1999-12-31"];
     assert_eq!(lake.rows("from a.t order by n").await, expected);
     assert_eq!(lake.rows("select n from a.t where p = 'c/d=%é'").await, ["2"]);
-    lake.session
-        .model("a.t")
-        .sql("select 4::bigint as n, 'a b' as p")
-        .run()
-        .await
-        .unwrap()
-        .committed()
-        .map(drop)
-        .unwrap();
+    lake.put("a.t", "select 4::bigint as n, 'a b' as p").await;
     assert_eq!(lake.rows("select n, d from a.t where p = 'a b' order by n").await, ["1|2020-01-01", "4|NULL"]);
     let before = lake.state("a.t");
     let error = lake.session.model("a.t").sql("select 5::bigint as n, '' as p").run().await.unwrap_err();
@@ -273,7 +249,7 @@ async fn codecs_and_file_sizes() {
 async fn timestamps_by_choice() {
     let lake = Lake::new().await;
     let sql = "select timestamp '2020-01-01 00:00:00.000001' as t";
-    lake.session.model("a.ntz").sql(sql).run().await.unwrap().committed().map(drop).unwrap();
+    lake.put("a.ntz", sql).await;
     lake.session
         .model("a.utc")
         .sql(sql)
@@ -329,6 +305,7 @@ async fn progress_is_reported() {
         .await
         .unwrap()
         .committed()
+        .map(drop)
         .unwrap();
     let seen = seen.lock().unwrap();
     assert!(

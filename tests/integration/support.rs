@@ -31,6 +31,11 @@ impl Lake {
         Session::open(self.root.path()).writable().await.unwrap()
     }
 
+    /// Runs a model that only appends, and must succeed.
+    pub(crate) async fn put(&self, name: &str, sql: impl Into<String>) {
+        self.session.model(name).sql(sql).run().await.unwrap().committed().map(drop).unwrap();
+    }
+
     pub(crate) async fn rows(&self, sql: &str) -> Vec<String> {
         rows(self.session.sql(sql)).await
     }
