@@ -26,7 +26,7 @@ impl Executor for SqlExecutor {
     }
 
     async fn run(&self, cx: &RunContext, job: WriteJob<'_>) -> Result<CommitOutcome> {
-        let WriteJob { engine, store, at, plan, query, files, transaction } = job;
+        let WriteJob { engine, store, at, plan, query, files, transaction, info } = job;
         self.accepts(at.as_deref(), &plan)?;
         let sync = files.sync;
         let mut properties = at.as_ref().map(|s| s.properties()).unwrap_or_default();
@@ -43,12 +43,13 @@ impl Executor for SqlExecutor {
         let mut intent = Intent::new(plan, staged);
         intent.transaction = transaction;
         intent.sync = sync;
+        intent.info = info;
         finish(cx, store, at.as_ref(), &intent).await
     }
 }
 
 /// Commits, and removes the staged files where the outcome proves that no commit names them.
-async fn finish(
+pub(crate) async fn finish(
     cx: &RunContext,
     store: &dyn TableStore,
     at: Option<&Arc<dyn Snapshot>>,
@@ -66,7 +67,7 @@ async fn finish(
 }
 
 /// Removing what a refused run left is a courtesy: vacuum removes what this cannot.
-async fn discard(cx: &RunContext, store: &dyn TableStore, staged: &Staged) {
+pub(crate) async fn discard(cx: &RunContext, store: &dyn TableStore, staged: &Staged) {
     if let Err(e) = store.discard(cx, staged).await {
         tracing::warn!(table = store.location(), error = %e, "staged files of a refused run are left for vacuum");
     }

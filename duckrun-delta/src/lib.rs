@@ -15,6 +15,7 @@ mod executor;
 mod history;
 mod location;
 mod protocol;
+mod prune;
 mod read;
 mod schema;
 mod snapshot;

@@ -136,6 +136,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
         query,
         files: model.files.clone(),
         transaction: model.transaction.clone(),
+        info: Default::default(),
     };
     let outcome = model.session.inner.executor.run(cx, job).await.map_err(|e| e.with_table(name.to_string()))?;
     watch.end(Phase::Writing);
