@@ -32,7 +32,7 @@ pub mod types;
 
 pub use batch::BatchStream;
 pub use change::{
-    Assignment, Bound, Clause, ColumnRange, Comparison, Duplicates, MergePlan, NullKeys, ReadSet, ReplacePlan,
+    Assignment, Bound, Check, Clause, ColumnRange, Comparison, Duplicates, MergePlan, NullKeys, ReadSet, ReplacePlan,
     Replaced, RowExpr, Then, When,
 };
 pub use context::{Clock, Phase, Progress, ProgressFn, RunContext, RunId, SystemClock};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use crate::{MergePlan, ReplacePlan, RunId, Then};
+use crate::{Check, MergePlan, ReplacePlan, RunId, Then};
 
 /// What a strategy is told about the target, at the snapshot that the run pinned.
 #[non_exhaustive]
@@ -153,7 +153,9 @@ impl WriteAction {
         match self {
             Self::Append => false,
             Self::Overwrite | Self::Replace(_) => true,
-            Self::Merge(plan) => plan.clauses.iter().any(|c| matches!(c.then, Then::Update(_) | Then::Delete)),
+            Self::Merge(plan) => {
+                plan.fresh || plan.clauses.iter().any(|c| matches!(c.then, Then::Update(_) | Then::Delete))
+            }
         }
     }
 }
@@ -212,6 +214,8 @@ pub struct WritePlan {
     pub metadata: MetadataChange,
     /// What may have been committed since the pinned version.
     pub conflict: ConflictPolicy,
+    /// What the written rows must fulfil beside their types and NOT NULL.
+    pub checks: Vec<Check>,
     /// What the caller should know (a column that was dropped, one that was kept).
     pub warnings: Vec<String>,
 }
@@ -232,6 +236,7 @@ impl WritePlan {
             partition_columns,
             metadata: MetadataChange::default(),
             conflict,
+            checks: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -366,11 +366,12 @@ pub trait Strategy: Send + Sync + fmt::Debug {
     }
 
     /// The runs that it stands for, where it is more than one; they run one after another, each pinned after its predecessor.
+    /// `fresh` says that the table does not exist yet or is rebuilt.
     ///
     /// # Errors
     /// When the runs cannot be told from the options.
-    fn runs(&self, now: DateTime<Utc>) -> Result<Option<Vec<StrategyRun>>> {
-        let _ = now;
+    fn runs(&self, now: DateTime<Utc>, fresh: bool) -> Result<Option<Vec<StrategyRun>>> {
+        let _ = (now, fresh);
         Ok(None)
     }
 
