@@ -231,14 +231,16 @@ pub struct ReplacePlan {
     pub keep: Option<RowExpr>,
     /// What every incoming row must fulfil (over `source`); a row that does not is an error.
     pub check: Option<RowExpr>,
-    /// The incoming columns.
+    /// The incoming columns, in the types that the expressions see: the table's, where the table has the column.
     pub incoming: SchemaRef,
+    /// Whether the table is created or emptied: every row that is there goes.
+    pub fresh: bool,
 }
 
 impl ReplacePlan {
     /// A replacement that takes every incoming row.
     pub fn new(rows: Replaced, incoming: SchemaRef) -> Self {
-        Self { rows, keep: None, check: None, incoming }
+        Self { rows, keep: None, check: None, incoming, fresh: false }
     }
 }
 
