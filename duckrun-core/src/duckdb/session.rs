@@ -461,13 +461,16 @@ impl Drop for DuckSession {
         if self.attached {
             // On a thread: the connection may still be busy with a statement that is being interrupted.
             let (conn, catalog) = (self.conn.clone(), self.catalog.clone());
-            std::thread::spawn(move || {
+            let detach = move || {
                 let conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
                 let sql = format!("SET search_path = ''; USE memory; DETACH {}", quote_ident(&catalog));
                 if let Err(e) = conn.execute_batch(&sql) {
                     tracing::debug!(error = %e, "the run's private catalog stays attached");
                 }
-            });
+            };
+            if let Err(e) = std::thread::Builder::new().name("duckrun-detach".to_owned()).spawn(detach) {
+                tracing::warn!(error = %e, "the run's private catalog stays attached");
+            }
         }
     }
 }
