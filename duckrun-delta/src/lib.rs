@@ -17,6 +17,8 @@ mod location;
 mod protocol;
 mod prune;
 mod read;
+#[allow(dead_code)]
+mod scan;
 mod schema;
 mod snapshot;
 mod store;
