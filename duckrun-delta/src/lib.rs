@@ -18,6 +18,8 @@ mod protocol;
 mod prune;
 mod read;
 #[allow(dead_code)]
+mod rewrite;
+#[allow(dead_code)]
 mod scan;
 mod schema;
 mod snapshot;
