@@ -18,6 +18,10 @@ mod location;
 mod protocol;
 mod prune;
 mod read;
+#[allow(dead_code)]
+mod rewrite;
+#[allow(dead_code)]
+mod scan;
 mod schema;
 mod snapshot;
 mod store;

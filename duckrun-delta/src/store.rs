@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use duckrun_core::{
-    At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RunContext, Snapshot, Staged, TableStore,
-    WriteSpec,
+    At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RewriteSpec, Rewritten, RunContext, Snapshot,
+    Staged, TableStore, WriteSpec,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -16,7 +16,7 @@ use crate::location::Location;
 use crate::schema::Names;
 use crate::snapshot::DeltaSnapshot;
 use crate::write::{self, PhysicalColumn, Target};
-use crate::{checkpoint, commit};
+use crate::{checkpoint, commit, rewrite};
 
 /// One Delta table in one store.
 ///
@@ -53,6 +53,22 @@ impl DeltaStore {
     pub async fn open(&self, at: At) -> Result<Option<DeltaSnapshot>> {
         DeltaSnapshot::open(&self.location, at).await
     }
+
+    /// Where new files go, and what columns are called in them.
+    fn target(&self, at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Target> {
+        Ok(Target {
+            store: self.location.store().clone(),
+            local: self.location.local_path().map(ToOwned::to_owned),
+            columns: physical_columns(at, spec)?,
+        })
+    }
+}
+
+/// The context with the stream's own estimate in every report of progress.
+fn estimating(cx: &RunContext, rows: &BatchStream) -> RunContext {
+    let (estimate, reports) = (rows.estimate(), cx.clone());
+    let progress = move |p: &Progress| reports.report(&p.with_fraction(estimate()));
+    cx.clone().with_progress(Some(Arc::new(progress)))
 }
 
 /// Our snapshot behind the trait object.
@@ -81,16 +97,23 @@ impl TableStore for DeltaStore {
         if let Some(snapshot) = known {
             snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false)?;
         }
-        let columns = physical_columns(known, spec)?;
-        let (estimate, reports) = (rows.estimate(), cx.clone());
-        let progress = move |p: &Progress| reports.report(&p.with_fraction(estimate()));
-        let cx = &cx.clone().with_progress(Some(Arc::new(progress)));
-        let target = Target {
-            store: self.location.store().clone(),
-            local: self.location.local_path().map(ToOwned::to_owned),
-            columns,
-        };
+        let target = self.target(known, spec)?;
+        let cx = &estimating(cx, &rows);
         write::write_files(cx, &target, spec, rows).await
+    }
+
+    async fn rewrite(
+        &self,
+        cx: &RunContext,
+        at: &Arc<dyn Snapshot>,
+        spec: &RewriteSpec,
+        changes: BatchStream,
+    ) -> Result<Rewritten> {
+        let snapshot = ours(at)?;
+        snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false)?;
+        let target = self.target(Some(snapshot), &spec.write)?;
+        let cx = &estimating(cx, &changes);
+        rewrite::rewrite_files(cx, &target, snapshot, spec, changes).await
     }
 
     async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome> {
