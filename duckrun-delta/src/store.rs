@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use duckrun_core::maintenance::{MaintenanceOptions, TableMaintenance};
 use duckrun_core::{
     At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RunContext, Snapshot, Staged, TableStore,
     WriteSpec,
@@ -13,6 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::store_error;
 use crate::location::Location;
+use crate::maintenance::DeltaMaintenance;
 use crate::schema::Names;
 use crate::snapshot::DeltaSnapshot;
 use crate::write::{self, PhysicalColumn, Target};
@@ -96,6 +98,10 @@ impl TableStore for DeltaStore {
     async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome> {
         let known = at.map(ours).transpose()?;
         commit::commit(cx, &self.location, known, intent).await
+    }
+
+    fn maintenance(&self, options: &MaintenanceOptions) -> Option<Arc<dyn TableMaintenance>> {
+        Some(Arc::new(DeltaMaintenance::new(self.clone(), options.clone())))
     }
 
     async fn after_commit(&self, _cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {
