@@ -18,6 +18,8 @@ mod maintenance;
 mod protocol;
 mod prune;
 mod read;
+#[allow(dead_code)]
+mod scan;
 mod schema;
 mod snapshot;
 mod store;
