@@ -173,7 +173,7 @@ fn remove_empty_folders(table: &std::path::Path, staged: &Staged) {
 }
 
 /// The names and ids under which columns are in the files, where the table maps columns.
-fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Vec<PhysicalColumn>> {
+pub(crate) fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Vec<PhysicalColumn>> {
     let Some(snapshot) = at.filter(|s| s.metadata().column_mapping()) else { return Ok(Vec::new()) };
     let known = |name: &str| snapshot.delta_schema().fields.iter().find(|f| f.name == name);
     spec.schema

@@ -11,8 +11,11 @@ mod delete;
 mod log;
 mod properties;
 mod replay;
+mod rewrite;
+mod sort;
 mod stats;
 mod vacuum;
+mod zorder;
 
 use std::fmt;
 use std::time::Duration;
@@ -87,6 +90,12 @@ impl TableMaintenance for DeltaMaintenance {
     async fn apply(&self, cx: &RunContext, action: &Action) -> Result<Applied> {
         let location = self.store.table_location();
         let done = match action {
+            Action::Compact { partitions } => {
+                rewrite::compact(cx, &self.store, &self.options, action, partitions).await
+            }
+            Action::ZOrder { columns, partitions } => {
+                rewrite::order(cx, &self.store, &self.options, action, columns, partitions).await
+            }
             Action::Vacuum { retention, full } => {
                 vacuum::run(cx, location, &self.options, action, *retention, *full).await
             }

@@ -28,6 +28,8 @@ pub(super) struct Live {
     pub(super) path: String,
     pub(super) size: u64,
     pub(super) partition_values: BTreeMap<String, Option<String>>,
+    /// When it was written, in milliseconds since the epoch, by the log.
+    pub(super) modified: i64,
     pub(super) vector: Option<Descriptor>,
 }
 
@@ -118,7 +120,10 @@ fn schema(commits: bool) -> std::result::Result<StructType, String> {
     );
     let values = StructField::nullable("partitionValues", MapType::new(DataType::STRING, DataType::STRING, true));
     let mut fields = vec![
-        StructField::nullable("add", object(vec![string("path"), values, long("size"), vector.clone()])?),
+        StructField::nullable(
+            "add",
+            object(vec![string("path"), values, long("size"), long("modificationTime"), vector.clone()])?,
+        ),
         StructField::nullable("remove", object(vec![string("path"), long("deletionTimestamp"), long("size"), vector])?),
         StructField::nullable("txn", object(vec![string("appId"), long("version")])?),
     ];
@@ -144,7 +149,8 @@ impl Replay {
                 let vector = descriptor(adds, row);
                 if self.is_new(&path, vector.as_ref()) {
                     let size = long(adds, "size", row).unwrap_or_default().unsigned_abs();
-                    self.state.live.push(Live { path, size, partition_values: values(adds, row), vector });
+                    let modified = long(adds, "modificationTime", row).unwrap_or_default();
+                    self.state.live.push(Live { path, size, partition_values: values(adds, row), modified, vector });
                 }
             }
         }
