@@ -15,6 +15,7 @@ mod error;
 mod executor;
 mod history;
 mod location;
+mod maintenance;
 mod protocol;
 mod prune;
 mod read;
@@ -30,6 +31,7 @@ mod write;
 
 pub use executor::SqlExecutor;
 pub use location::Location;
+pub use maintenance::{DeltaMaintenance, VacuumPlan};
 pub use snapshot::DeltaSnapshot;
 pub use store::DeltaStore;
 pub use strategy::{Append, Overwrite, SafeAppend, strategy_by_name};

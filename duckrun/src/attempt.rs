@@ -50,6 +50,7 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
             engine: done.settings,
             after_error: done.after_error,
             maintenance: done.maintenance,
+            maintained: done.maintained,
             run_id: cx.id(),
         };
         tracing::info!(table = %name, "{report}");
@@ -65,6 +66,7 @@ struct Done {
     settings: EngineSettings,
     after_error: Option<Error>,
     maintenance: Vec<String>,
+    maintained: Option<duckrun_maintenance::Report>,
 }
 
 /// Measures phases.
@@ -100,8 +102,8 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
             format!("the table was expected to exist at {}", store.location()),
         ));
     }
-    let engine = model.session.inner.engine.open(cx).await?;
-    let engine = engine.as_ref();
+    let opened = model.session.inner.engine.open(cx).await?;
+    let engine = opened.as_ref();
     let sql = choose_sql(model, at.is_some());
     let sources_read = register_sources(model, engine, cx).await?;
     let reads_target = pin(model, name, engine, sql, at.as_ref()).await? || sources_read;
@@ -149,6 +151,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
         settings,
         after_error: None,
         maintenance: Vec::new(),
+        maintained: None,
     };
     if let CommitOutcome::Committed(commit) = &done.outcome {
         if !model.after.is_empty() {
@@ -162,9 +165,17 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
             }
             watch.end(Phase::After);
         }
-        if model.session.inner.maintenance {
+        let upkeep = &model.session.inner.upkeep;
+        if upkeep.inline {
+            // The engine's memory is maintenance's now: both have the one lease of the run.
+            drop(opened);
             watch.start(Phase::Maintenance);
-            done.maintenance = store.after_commit(cx, at.as_ref(), commit.version).await;
+            done.maintained = upkeep.after_run(cx, store.as_ref()).await;
+            done.maintenance = match &done.maintained {
+                Some(report) => report.fault.iter().map(|f| format!("failed: {f}")).collect(),
+                None => store.after_commit(cx, at.as_ref(), commit.version).await,
+            };
+            done.maintenance.extend(done.maintained.iter().flat_map(|r| &r.steps).map(ToString::to_string));
             watch.end(Phase::Maintenance);
         }
     }
