@@ -40,5 +40,5 @@ pub use plan::{
 };
 pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation};
 pub use secret::StorageOptions;
-pub use source::Source;
-pub use store::{At, Executor, Intent, Snapshot, Staged, StagedFile, Strategy, TableStore, WriteJob, WriteSpec};
+pub use source::{Resolved, Source, SourceContext, TableOpener, Target};
+pub use store::{At, CommitRecord, Executor, Intent, Snapshot, Staged, StagedFile, Strategy, TableStore, WriteJob, WriteSpec};

@@ -26,7 +26,7 @@ impl Executor for SqlExecutor {
     }
 
     async fn run(&self, cx: &RunContext, job: WriteJob<'_>) -> Result<CommitOutcome> {
-        let WriteJob { engine, store, at, plan, query, files, transaction } = job;
+        let WriteJob { engine, store, at, plan, query, files, transaction, info } = job;
         self.accepts(at.as_deref(), &plan)?;
         let sync = files.sync;
         let mut properties = at.as_ref().map(|s| s.properties()).unwrap_or_default();
@@ -43,6 +43,7 @@ impl Executor for SqlExecutor {
         let mut intent = Intent::new(plan, staged);
         intent.transaction = transaction;
         intent.sync = sync;
+        intent.info = info;
         finish(cx, store, at.as_ref(), &intent).await
     }
 }

@@ -136,6 +136,9 @@ fn commit_info(
     info.insert("engineInfo".into(), json!(concat!("duckrun/", env!("CARGO_PKG_VERSION"))));
     info.insert("duckrunStrategy".into(), json!(plan.strategy));
     info.insert(RUN_ID.into(), json!(cx.id().to_string()));
+    for (key, value) in &intent.info {
+        info.entry(key).or_insert_with(|| value.clone());
+    }
     Json::Object(info)
 }
 
