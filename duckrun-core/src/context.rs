@@ -65,6 +65,8 @@ pub enum Phase {
     Pinning,
     /// Statements that run before the SQL.
     Before,
+    /// Incoming rows are laid by and matched with the table's.
+    Matching,
     /// The SQL runs and data files are written.
     Writing,
     /// The commit.
@@ -81,6 +83,7 @@ impl fmt::Display for Phase {
             Self::Waiting => "waiting",
             Self::Pinning => "pinning",
             Self::Before => "before",
+            Self::Matching => "matching",
             Self::Writing => "writing",
             Self::Committing => "committing",
             Self::After => "after",

@@ -15,6 +15,7 @@ pub use arrow;
 pub use duckrun_memory as memory;
 
 mod batch;
+mod change;
 mod context;
 #[cfg(feature = "duckdb")]
 pub mod duckdb;
@@ -30,6 +31,10 @@ mod store;
 pub mod types;
 
 pub use batch::BatchStream;
+pub use change::{
+    Assignment, Bound, Clause, ColumnRange, Comparison, Duplicates, MergePlan, NullKeys, ReadSet, ReplacePlan,
+    Replaced, RowExpr, Then, When,
+};
 pub use context::{Clock, Phase, Progress, ProgressFn, RunContext, RunId, SystemClock};
 pub use engine::{Capabilities, Engine, EngineSession, EngineSettings, Query, TimestampMode, Value};
 pub use error::{Error, ErrorKind, Result};
@@ -41,4 +46,8 @@ pub use plan::{
 pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation};
 pub use secret::StorageOptions;
 pub use source::{Resolved, Source, SourceContext, TableOpener, Target};
-pub use store::{At, CommitRecord, Executor, Intent, Snapshot, Staged, StagedFile, Strategy, TableStore, WriteJob, WriteSpec};
+pub use store::{
+    At, CHANGE_DELETE, CHANGE_UPDATE, CommitRecord, Executor, FILE_INDEX, Intent, Operation, ROW_CHANGE, ROW_NUMBER,
+    RewriteSpec, Rewritten, RowCounts, Snapshot, Staged, StagedFile, Strategy, StrategyRun, TableStore, WriteJob,
+    WriteSpec,
+};

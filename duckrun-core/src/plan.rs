@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use crate::RunId;
+use crate::{MergePlan, ReplacePlan, RunId, Then};
 
 /// What a strategy is told about the target, at the snapshot that the run pinned.
 #[non_exhaustive]
@@ -135,12 +135,27 @@ pub enum Compression {
 
 /// What a write does to the rows that are there.
 #[non_exhaustive]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum WriteAction {
     /// Adds rows.
     Append,
     /// Replaces every row.
     Overwrite,
+    /// Changes some of the rows, by a join with the incoming rows or by a condition.
+    Merge(Box<MergePlan>),
+    /// Deletes some of the rows and adds all incoming ones.
+    Replace(Box<ReplacePlan>),
+}
+
+impl WriteAction {
+    /// Whether files that are there may go.
+    pub fn removes(&self) -> bool {
+        match self {
+            Self::Append => false,
+            Self::Overwrite | Self::Replace(_) => true,
+            Self::Merge(plan) => plan.clauses.iter().any(|c| matches!(c.then, Then::Update(_) | Then::Delete)),
+        }
+    }
 }
 
 /// What may have been committed since the pinned version without the write being refused.
@@ -154,6 +169,8 @@ pub enum ConflictPolicy {
     Blind,
     /// Nothing: compare-and-swap on the table as it was read.
     CompareAndSwap,
+    /// What does not touch the rows that were read ([`ReadSet`](crate::ReadSet)): the result is that of running after it.
+    Serializable,
 }
 
 /// A change of the table's metadata that goes into the same commit as the data.

@@ -62,6 +62,8 @@ pub struct FileColumn {
 /// One immutable data file.
 #[derive(Clone)]
 pub struct DataFile {
+    /// The path by which the table format knows it, to the letter.
+    pub path: String,
     /// The absolute location: `file://` for local files, otherwise the store's URL.
     pub url: Url,
     /// Size in bytes.
@@ -96,6 +98,9 @@ pub struct FileSet {
     pub files: Vec<DataFile>,
     /// One array per partition column, typed, with one value per file.
     pub partition_values: Vec<ArrayRef>,
+    /// Whether the relation has two more columns, [`FILE_INDEX`](crate::FILE_INDEX) and [`ROW_NUMBER`](crate::ROW_NUMBER),
+    /// which say where each row is.
+    pub positions: bool,
     /// The store, for files that the engine cannot reach by itself.
     pub store: Option<Arc<dyn ObjectStore>>,
 }

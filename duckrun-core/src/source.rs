@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::Value as Json;
 
 use crate::{At, EngineSession, Relation, Result, RunContext, Snapshot, StorageOptions, TableStore};
 
@@ -116,9 +115,9 @@ pub struct Resolved {
     pub relation: Relation,
     /// Whether resolving or reading it reads the run's own target, which makes an append fenced.
     pub reads_target: bool,
-    /// What the run's commit is to record in its commit info, by key; a later run reads it back from
-    /// [`Snapshot::history`]. Keys of the Delta protocol and of duckrun itself are not overwritten.
-    pub info: BTreeMap<String, Json>,
+    /// What the run's commit is to record, by key; a later run reads it back from [`Snapshot::history`] with
+    /// [`CommitRecord::recorded`](crate::CommitRecord::recorded).
+    pub info: BTreeMap<String, String>,
 }
 
 impl Resolved {
@@ -136,7 +135,7 @@ impl Resolved {
 
     /// The same with something for the commit info.
     #[must_use]
-    pub fn with_info(mut self, info: BTreeMap<String, Json>) -> Self {
+    pub fn with_info(mut self, info: BTreeMap<String, String>) -> Self {
         self.info = info;
         self
     }

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    AppTransaction, BatchStream, CommitOutcome, EngineSession, FileOptions, FileSet, Query, Result, RunContext,
-    TableFacts, TableState, WritePlan,
+    AppTransaction, BatchStream, ColumnRange, CommitOutcome, DataFile, EngineSession, Error, FileOptions, FileSet,
+    Query, ReadSet, Result, RunContext, TableFacts, TableState, Value, WritePlan,
 };
 
 /// Which version of a table to pin.
@@ -50,6 +50,14 @@ pub trait Snapshot: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with the table feature's name where rows could be misread.
     async fn files(&self) -> Result<FileSet>;
+    /// The files that may hold rows within all of these ranges; every file that cannot be ruled out for certain.
+    ///
+    /// # Errors
+    /// As [`files`](Snapshot::files).
+    async fn files_within(&self, ranges: &[ColumnRange]) -> Result<FileSet> {
+        let _ = ranges;
+        self.files().await
+    }
     /// The version that an application last committed, if any.
     ///
     /// # Errors
@@ -97,6 +105,12 @@ impl CommitRecord {
     /// The operation, for example `WRITE`.
     pub fn operation(&self) -> Option<&str> {
         self.info.get("operation").and_then(Json::as_str)
+    }
+
+    /// What a run of ours recorded under a key ([`Intent::info`]); `None` in the commits of others.
+    pub fn recorded(&self, key: &str) -> Option<String> {
+        let recorded: Json = serde_json::from_str(self.info.get("userMetadata")?.as_str()?).ok()?;
+        recorded.get(key)?.as_str().map(str::to_owned)
     }
 }
 
@@ -185,6 +199,87 @@ impl Staged {
     }
 }
 
+/// In a stream of row changes: the index into [`RewriteSpec::files`] (Int64).
+pub const FILE_INDEX: &str = "__duckrun_file";
+/// In a stream of row changes: the row's number in its file, from 0, deleted rows counted (Int64).
+pub const ROW_NUMBER: &str = "__duckrun_row";
+/// In a stream of row changes: [`CHANGE_UPDATE`] or [`CHANGE_DELETE`] (Int8).
+pub const ROW_CHANGE: &str = "__duckrun_change";
+/// The row gets the values of the stream's other columns.
+pub const CHANGE_UPDATE: i8 = 1;
+/// The row goes; the stream's other columns are ignored.
+pub const CHANGE_DELETE: i8 = 2;
+
+/// How files are to be rewritten with some of their rows changed.
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub struct RewriteSpec {
+    /// How the new files are laid out.
+    pub write: WriteSpec,
+    /// The files that the changes name.
+    pub files: Vec<DataFile>,
+    /// Whether an update that changes no value counts as none, and a file without other changes stays.
+    pub skip_unchanged: bool,
+}
+
+impl RewriteSpec {
+    /// A spec.
+    pub fn new(write: WriteSpec, files: Vec<DataFile>, skip_unchanged: bool) -> Self {
+        Self { write, files, skip_unchanged }
+    }
+}
+
+/// What rewriting did.
+#[must_use = "staged files belong in a commit, or must be discarded"]
+#[non_exhaustive]
+#[derive(Debug, Clone, Default)]
+pub struct Rewritten {
+    /// The new files.
+    pub staged: Staged,
+    /// The files that they replace (and those that have no row left), by their paths in the log.
+    pub removed: Vec<String>,
+    /// Rows that got other values.
+    pub rows_updated: u64,
+    /// Rows that went.
+    pub rows_deleted: u64,
+    /// Rows of the replaced files that are in the new ones as they were.
+    pub rows_copied: u64,
+}
+
+/// How many rows a write touched, where the staged files do not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCounts {
+    /// Rows that are new.
+    pub inserted: u64,
+    /// Rows that changed.
+    pub updated: u64,
+    /// Rows that went; `None` where nobody knows.
+    pub deleted: Option<u64>,
+    /// Rows that were rewritten as they were.
+    pub copied: u64,
+    /// Rows that came in.
+    pub source: u64,
+}
+
+/// How a commit describes itself in the table's history, in the words of the Delta protocol's other writers.
+#[non_exhaustive]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// The operation, for example `MERGE`.
+    pub name: String,
+    /// Its parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// Its figures.
+    pub metrics: BTreeMap<String, String>,
+}
+
+impl Operation {
+    /// An operation without parameters and figures.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
 /// What a commit is to do: the plan, its files, and the caller's transaction.
 #[non_exhaustive]
 #[derive(Debug, Clone)]
@@ -193,18 +288,36 @@ pub struct Intent {
     pub plan: WritePlan,
     /// The files to add.
     pub staged: Staged,
+    /// The files to remove, by their paths in the log. An overwrite removes every live file without naming them.
+    pub removed: Vec<String>,
+    /// What was read, for [`ConflictPolicy::Serializable`](crate::ConflictPolicy::Serializable).
+    pub reads: ReadSet,
+    /// How many rows were touched; `None` where all staged rows are new.
+    pub counts: Option<RowCounts>,
+    /// How the commit describes itself; `None` for a plain write.
+    pub operation: Option<Operation>,
+    /// What the caller wants recorded with the commit, beside what the table format records.
+    pub info: BTreeMap<String, String>,
     /// The caller's transaction, checked at the snapshot and in every commit since.
     pub transaction: Option<AppTransaction>,
     /// Whether local commits are synced to disk.
     pub sync: bool,
-    /// What the commit info is to hold beside its own fields.
-    pub info: BTreeMap<String, Json>,
 }
 
 impl Intent {
     /// An intent, synced.
     pub fn new(plan: WritePlan, staged: Staged) -> Self {
-        Self { plan, staged, transaction: None, sync: true, info: BTreeMap::new() }
+        Self {
+            plan,
+            staged,
+            removed: Vec::new(),
+            reads: ReadSet::default(),
+            counts: None,
+            operation: None,
+            info: BTreeMap::new(),
+            transaction: None,
+            sync: true,
+        }
     }
 }
 
@@ -239,6 +352,24 @@ pub trait TableStore: Send + Sync + fmt::Debug {
         rows: BatchStream,
     ) -> Result<Staged>;
 
+    /// Writes files anew with some of their rows changed. `changes` has the columns [`FILE_INDEX`], [`ROW_NUMBER`] and
+    /// [`ROW_CHANGE`], sorted by file and row, each row at most once; its other columns are those that updates set, in the
+    /// table's types, none of them a partition column.
+    ///
+    /// # Errors
+    /// The stream's or the store's; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where files cannot be rewritten.
+    /// What was written so far is removed.
+    async fn rewrite(
+        &self,
+        cx: &RunContext,
+        at: &Arc<dyn Snapshot>,
+        spec: &RewriteSpec,
+        changes: BatchStream,
+    ) -> Result<Rewritten> {
+        let _ = (cx, at, spec, changes);
+        Err(Error::unsupported("this store does not rewrite files"))
+    }
+
     /// Commits an intent against the snapshot that was read; `None` where the table did not exist.
     ///
     /// # Errors
@@ -263,6 +394,25 @@ pub trait Strategy: Send + Sync + fmt::Debug {
     /// The name, for reports and commit info.
     fn name(&self) -> &str;
 
+    /// What a run of it will do, for its memory plan.
+    fn job(&self) -> duckrun_memory::Job {
+        duckrun_memory::Job::Write
+    }
+
+    /// Whether there are incoming rows. A strategy without them (a delete) needs a table that exists, and no SQL.
+    fn has_source(&self) -> bool {
+        true
+    }
+
+    /// The runs that it stands for, where it is more than one; they run one after another, each pinned after its predecessor.
+    ///
+    /// # Errors
+    /// When the runs cannot be told from the options.
+    fn runs(&self, now: DateTime<Utc>) -> Result<Option<Vec<StrategyRun>>> {
+        let _ = now;
+        Ok(None)
+    }
+
     /// Every problem with the options, before anything is read. Called for first runs and full refreshes as well.
     fn validate(&self, options: &crate::TableOptions) -> Vec<String> {
         let _ = options;
@@ -274,6 +424,25 @@ pub trait Strategy: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the incoming schema does not fit the table. Nothing has been written.
     fn plan(&self, target: &TableState, incoming: &SchemaRef) -> Result<WritePlan>;
+}
+
+/// One run of a strategy that is several (a window of a microbatch).
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub struct StrategyRun {
+    /// What to call it in reports.
+    pub label: String,
+    /// The strategy of this run.
+    pub strategy: Arc<dyn Strategy>,
+    /// Session variables for its SQL.
+    pub variables: BTreeMap<String, Value>,
+}
+
+impl StrategyRun {
+    /// A run without variables.
+    pub fn new(label: impl Into<String>, strategy: Arc<dyn Strategy>) -> Self {
+        Self { label: label.into(), strategy, variables: BTreeMap::new() }
+    }
 }
 
 /// Carries a plan out: drives the engine and the store, step by step.
@@ -312,6 +481,6 @@ pub struct WriteJob<'a> {
     pub files: FileOptions,
     /// The caller's transaction.
     pub transaction: Option<AppTransaction>,
-    /// What the commit info is to hold beside its own fields.
-    pub info: BTreeMap<String, Json>,
+    /// What the caller wants recorded with the commit.
+    pub info: BTreeMap<String, String>,
 }

@@ -49,7 +49,7 @@ impl Executor for SqlExecutor {
 }
 
 /// Commits, and removes the staged files where the outcome proves that no commit names them.
-async fn finish(
+pub(crate) async fn finish(
     cx: &RunContext,
     store: &dyn TableStore,
     at: Option<&Arc<dyn Snapshot>>,
@@ -67,7 +67,7 @@ async fn finish(
 }
 
 /// Removing what a refused run left is a courtesy: vacuum removes what this cannot.
-async fn discard(cx: &RunContext, store: &dyn TableStore, staged: &Staged) {
+pub(crate) async fn discard(cx: &RunContext, store: &dyn TableStore, staged: &Staged) {
     if let Err(e) = store.discard(cx, staged).await {
         tracing::warn!(table = store.location(), error = %e, "staged files of a refused run are left for vacuum");
     }

@@ -56,6 +56,7 @@ pub(crate) async fn file_set(snapshot: &DeltaSnapshot, files: Vec<LiveFile>) -> 
                 None => None,
             };
             Ok::<_, Error>(DataFile {
+                path: file.path.clone(),
                 url: file_url(location.url(), &file.path)?,
                 size: file.size,
                 rows: file.rows(),
@@ -66,7 +67,7 @@ pub(crate) async fn file_set(snapshot: &DeltaSnapshot, files: Vec<LiveFile>) -> 
         .try_collect()
         .await?;
     let store = location.local_path().is_none().then(|| location.store().clone());
-    Ok(FileSet { schema, columns, files: data_files, partition_values, store })
+    Ok(FileSet { schema, columns, files: data_files, partition_values, positions: false, store })
 }
 
 /// A path of the log as a URL. The log's path is URL-encoded; a URL of its own is a shallow clone's.

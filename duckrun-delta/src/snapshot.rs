@@ -10,13 +10,14 @@ use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use async_trait::async_trait;
 use deltalake::DeltaTableError;
 use deltalake::kernel::Snapshot as LazySnapshot;
-use duckrun_core::{At, Error, ErrorKind, FileSet, Result, Snapshot};
+use duckrun_core::{At, ColumnRange, CommitRecord, Error, ErrorKind, FileSet, Result, Snapshot};
 use futures::TryStreamExt;
 
 use crate::deletion_vector::Descriptor;
 use crate::error::delta_error;
 use crate::location::Location;
 use crate::protocol::{Metadata, Protocol};
+use crate::prune::Prune;
 use crate::schema::DeltaSchema;
 
 /// A Delta table at one version.
@@ -259,6 +260,13 @@ impl Snapshot for DeltaSnapshot {
         crate::read::file_set(self, files).await.map_err(|e| e.with_version(self.version()))
     }
 
+    async fn files_within(&self, ranges: &[ColumnRange]) -> Result<FileSet> {
+        let prune = Prune::new(self, ranges)?;
+        let mut files = self.live_files().await?;
+        files.retain(|f| prune.may_hold(&f.partition_values, f.stats.as_deref()));
+        crate::read::file_set(self, files).await.map_err(|e| e.with_version(self.version()))
+    }
+
     async fn app_version(&self, app_id: &str) -> Result<Option<i64>> {
         let doing = format!("read the transactions of {}", self.location);
         let scan = self.lazy.scan_builder().build().map_err(|e| delta_error(e, &doing))?;
@@ -268,6 +276,10 @@ impl Snapshot for DeltaSnapshot {
             .await
             .map_err(|e| Error::internal("reading transactions failed").with_source(e))?
             .map_err(|e| delta_error(e.into(), &doing))
+    }
+
+    async fn history(&self) -> Result<Vec<CommitRecord>> {
+        crate::history::records(&self.location, self.version()).await
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -12,7 +12,7 @@ use duckdb::{Connection, appender_params_from_iter};
 use super::failure::failure;
 use super::literal::array_literal;
 use crate::types::sql_type;
-use crate::{ColumnSource, Error, FileColumn, FileSet, Result, quote_ident, quote_literal};
+use crate::{ColumnSource, Error, FILE_INDEX, FileColumn, FileSet, ROW_NUMBER, Result, quote_ident, quote_literal};
 
 /// The schema in which a session keeps the tables that its views join with.
 const HIDDEN: &str = "__duckrun";
@@ -23,11 +23,14 @@ const MARK: &str = "duckrun:relation";
 pub(super) fn create_view(conn: &Connection, catalog: &str, name: &str, set: &FileSet, serial: u64) -> Result<()> {
     if set.files.is_empty() {
         // DuckDB forgets the schema of an empty list of files.
-        let columns = set
+        let mut columns = set
             .columns
             .iter()
             .map(|c| Ok(format!("CAST(NULL AS {}) AS {}", sql_type(&c.data_type)?, quote_ident(&c.name))))
             .collect::<Result<Vec<_>>>()?;
+        if set.positions {
+            columns.extend([FILE_INDEX, ROW_NUMBER].map(|name| format!("CAST(NULL AS BIGINT) AS {name}")));
+        }
         run(conn, &format!("CREATE OR REPLACE VIEW {name} AS SELECT {} WHERE false", columns.join(", ")))?;
         return run(conn, &format!("COMMENT ON VIEW {name} IS {}", quote_literal(MARK)));
     }
@@ -158,6 +161,10 @@ fn select_list(set: &FileSet) -> Result<String> {
                 return Err(Error::internal("a partition column without values"));
             }
         });
+    }
+    if set.positions {
+        out.push(format!("f.file_index::BIGINT AS {FILE_INDEX}"));
+        out.push(format!("f.file_row_number::BIGINT AS {ROW_NUMBER}"));
     }
     Ok(out.join(", "))
 }

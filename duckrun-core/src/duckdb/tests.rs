@@ -252,6 +252,7 @@ async fn a_file_set_is_read_as_the_table_means_it() {
         conn.execute_batch(&format!("COPY ({sql}) TO '{target}' (FORMAT parquet)")).unwrap();
     }
     let file = |name: &str, deleted: Option<Vec<u64>>| DataFile {
+        path: name.to_owned(),
         url: url::Url::from_file_path(path(name)).unwrap(),
         size: 1,
         rows: None,
@@ -279,6 +280,7 @@ async fn a_file_set_is_read_as_the_table_means_it() {
         ],
         files: vec![file("f[0].parquet", Some(vec![0, 4])), file("it's.parquet", None)],
         partition_values: vec![Arc::new(StringArray::from(vec![Some("a=b/c'%20"), None])) as ArrayRef],
+        positions: false,
         store: None,
     };
     let session = session().await;

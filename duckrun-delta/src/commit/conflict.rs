@@ -3,11 +3,14 @@
 //! delta-rs's own conflict checker is not relied on: it ignores removes with `dataChange=false` and trusts statistics that
 //! are not exact (delta-rs 1.1.3, `conflict_checker.rs`).
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
 use duckrun_core::{ConflictPolicy, Error, Result, RunId};
 use serde_json::Value as Json;
 
 use super::render::RUN_ID;
 use crate::protocol::Metadata;
+use crate::prune::Prune;
 
 /// The facts of a commit that conflicts are decided on.
 #[derive(Debug, Default)]
@@ -19,8 +22,35 @@ pub(crate) struct CommitSummary {
     metadata: Option<Metadata>,
     data_files: usize,
     data_changes: usize,
+    added: Vec<Added>,
+    removed: Vec<Removed>,
     transactions: Vec<(String, i64)>,
     other: Vec<String>,
+}
+
+/// A file that a commit added with rows that were not in the table.
+#[derive(Debug)]
+struct Added {
+    partition_values: BTreeMap<String, Option<String>>,
+    stats: Option<String>,
+}
+
+/// A file that a commit removed, or gave another deletion vector.
+#[derive(Debug)]
+struct Removed {
+    path: String,
+    data_change: bool,
+}
+
+/// What a write that is to follow has read and removes.
+#[derive(Debug, Default)]
+pub(super) struct Stakes<'a> {
+    /// Files that it removes.
+    pub(super) removes: HashSet<&'a str>,
+    /// Files that it read.
+    pub(super) reads: Option<&'a BTreeSet<String>>,
+    /// Rows that would have mattered.
+    pub(super) ranges: Prune,
 }
 
 /// What a commit means for a write that did not know of it.
@@ -61,7 +91,18 @@ impl CommitSummary {
                 "add" | "remove" => {
                     summary.data_files += 1;
                     // A missing flag counts as a change: the protocol requires it, so nothing may be concluded from its absence.
-                    summary.data_changes += usize::from(body["dataChange"].as_bool() != Some(false));
+                    let data_change = body["dataChange"].as_bool() != Some(false);
+                    summary.data_changes += usize::from(data_change);
+                    if name == "remove" {
+                        let path = body["path"].as_str().ok_or_else(|| corrupt("removes a file without a path"))?;
+                        summary.removed.push(Removed { path: path.to_owned(), data_change });
+                    } else if data_change {
+                        let values = body.get("partitionValues").cloned().unwrap_or_default();
+                        summary.added.push(Added {
+                            partition_values: serde_json::from_value(values).unwrap_or_default(),
+                            stats: body["stats"].as_str().map(str::to_owned),
+                        });
+                    }
                 }
                 "cdc" => {}
                 "txn" => {
@@ -86,7 +127,7 @@ impl CommitSummary {
     }
 
     /// Judges the commit. `known` is the metadata that the write was planned with.
-    pub(super) fn judge(&self, policy: ConflictPolicy, known: Option<&Metadata>) -> Verdict {
+    pub(super) fn judge(&self, policy: ConflictPolicy, known: Option<&Metadata>, stakes: &Stakes<'_>) -> Verdict {
         let Self { version, .. } = self;
         if *version == 0 {
             return Verdict::CreatesTable;
@@ -101,7 +142,29 @@ impl CommitSummary {
             return Verdict::Conflict(format!("version {version} changed the metadata"));
         }
         let operation = self.operation.as_deref().unwrap_or("an unnamed operation");
+        // Under every policy: a file that the write replaces must be there to be replaced, or its rows would be there twice.
+        if let Some(gone) = self.removed.iter().find(|r| stakes.removes.contains(r.path.as_str())) {
+            return Verdict::Conflict(format!("version {version} ({operation}) replaced the file {}", gone.path));
+        }
         match policy {
+            ConflictPolicy::Serializable if !self.other.is_empty() => {
+                Verdict::Conflict(format!("version {version} ({operation}) is not maintenance"))
+            }
+            ConflictPolicy::Serializable
+                if self
+                    .removed
+                    .iter()
+                    .any(|r| r.data_change && stakes.reads.is_none_or(|files| files.contains(&r.path))) =>
+            {
+                Verdict::Conflict(format!("version {version} ({operation}) changed rows that were read"))
+            }
+            ConflictPolicy::Serializable
+                if self.added.iter().any(|a| stakes.ranges.may_hold(&a.partition_values, a.stats.as_deref())) =>
+            {
+                Verdict::Conflict(format!(
+                    "version {version} ({operation}) may have added rows that would have mattered"
+                ))
+            }
             ConflictPolicy::CompareAndSwap if self.data_changes > 0 => {
                 Verdict::Conflict(format!("version {version} ({operation}) changed the data"))
             }

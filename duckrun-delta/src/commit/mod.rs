@@ -19,14 +19,15 @@ use duckrun_core::{
 };
 
 pub(crate) use self::conflict::CommitSummary;
-use self::conflict::Verdict;
+use self::conflict::{Stakes, Verdict};
 use self::put::{Fate, settle};
 use self::render::Rendered;
 use crate::history;
 use crate::location::Location;
 use crate::protocol::{Metadata, Protocol};
+use crate::prune::Prune;
 use crate::schema::DeltaSchema;
-use crate::snapshot::DeltaSnapshot;
+use crate::snapshot::{DeltaSnapshot, LiveFile};
 
 /// Versions taken by others in a row before a commit gives up.
 const MAX_ATTEMPTS: usize = 10_000;
@@ -53,6 +54,14 @@ pub(crate) async fn commit(
         return Ok(CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version }));
     }
     let read = at.map(|s| s.version());
+    let stakes = Stakes {
+        removes: intent.removed.iter().map(String::as_str).collect(),
+        reads: Some(&intent.reads.files),
+        ranges: match &base {
+            Some(base) => Prune::new(base, &intent.reads.ranges)?,
+            None => Prune::default(),
+        },
+    };
     let mut next = read.map_or(0, |v| v + 1);
     for _ in 0..MAX_ATTEMPTS {
         cx.check()?;
@@ -85,7 +94,7 @@ pub(crate) async fn commit(
             {
                 return Ok(CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version: applied }));
             }
-            match summary.judge(intent.plan.conflict, base.as_ref().map(DeltaSnapshot::metadata)) {
+            match summary.judge(intent.plan.conflict, base.as_ref().map(DeltaSnapshot::metadata), &stakes) {
                 Verdict::Pass { files_changed } => {
                     reload |= files_changed && intent.plan.action == WriteAction::Overwrite;
                 }
@@ -156,7 +165,8 @@ fn target(cx: &RunContext, base: Option<&DeltaSnapshot>, intent: &Intent) -> Res
             metadata: Some(metadata),
         });
     };
-    let removes = plan.action == WriteAction::Overwrite;
+    let replaces = plan.action == WriteAction::Overwrite;
+    let removes = replaces || !intent.removed.is_empty();
     base.protocol().check_writable(base.metadata(), base.delta_schema(), removes)?;
     if plan.metadata.is_empty() {
         return Ok(Target { protocol: None, metadata: None });
@@ -167,7 +177,7 @@ fn target(cx: &RunContext, base: Option<&DeltaSnapshot>, intent: &Intent) -> Res
         if base.metadata().column_mapping() {
             return Err(Error::unsupported("the schema of a table with the feature columnMapping cannot be changed"));
         }
-        let schema = if removes {
+        let schema = if replaces {
             DeltaSchema::from_arrow(schema, Some(base.delta_schema()))?
         } else {
             base.delta_schema().with_added(schema)?
@@ -210,11 +220,18 @@ async fn render(
 ) -> Result<(Rendered, WriteMetrics)> {
     let removed = match base {
         Some(base) if intent.plan.action == WriteAction::Overwrite => base.live_files().await?,
+        Some(base) if !intent.removed.is_empty() => named(base, &intent.removed).await?,
         _ => Vec::new(),
     };
     let mut metrics = WriteMetrics::default();
     metrics.rows_inserted = intent.staged.rows();
     metrics.rows_deleted = removed.iter().map(crate::snapshot::LiveFile::live_rows).sum();
+    if let Some(counts) = &intent.counts {
+        metrics.rows_inserted = counts.inserted;
+        metrics.rows_updated = counts.updated;
+        metrics.rows_deleted = counts.deleted;
+        metrics.rows_copied = counts.copied;
+    }
     metrics.files_added = intent.staged.files.len() as u64;
     metrics.bytes_added = intent.staged.bytes();
     metrics.files_removed = removed.len() as u64;
@@ -222,6 +239,17 @@ async fn render(
     let rendered =
         render::render(cx, base, target.protocol.as_ref(), target.metadata.as_ref(), &removed, intent, read, &metrics)?;
     Ok((rendered, metrics))
+}
+
+/// The live files of these paths.
+async fn named(base: &DeltaSnapshot, paths: &[String]) -> Result<Vec<LiveFile>> {
+    let wanted: std::collections::HashSet<&str> = paths.iter().map(String::as_str).collect();
+    let mut files = base.live_files().await?;
+    files.retain(|f| wanted.contains(f.path.as_str()));
+    match files.len() == wanted.len() {
+        true => Ok(files),
+        false => Err(Error::internal("a file that is to be removed is not in the snapshot that was read")),
+    }
 }
 
 /// Whether the log holds this run's commit, by its id: the proof that staged files may (or must not) be removed.

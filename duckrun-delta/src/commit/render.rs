@@ -103,6 +103,9 @@ fn commit_info(
                 "properties": json!(plan.metadata.properties).to_string(),
             }),
         );
+    } else if let Some(operation) = &intent.operation {
+        info.insert("operation".into(), json!(operation.name));
+        info.insert("operationParameters".into(), json!(operation.parameters));
     } else {
         info.insert("operation".into(), json!("WRITE"));
         info.insert(
@@ -132,13 +135,16 @@ fn commit_info(
             figures.insert("numDeletedRows".into(), json!(rows.to_string()));
         }
     }
-    info.insert("operationMetrics".into(), Json::Object(figures));
+    match &intent.operation {
+        Some(operation) if base.is_some() => info.insert("operationMetrics".into(), json!(operation.metrics)),
+        _ => info.insert("operationMetrics".into(), Json::Object(figures)),
+    };
+    if !intent.info.is_empty() {
+        info.insert("userMetadata".into(), json!(json!(intent.info).to_string()));
+    }
     info.insert("engineInfo".into(), json!(concat!("duckrun/", env!("CARGO_PKG_VERSION"))));
     info.insert("duckrunStrategy".into(), json!(plan.strategy));
     info.insert(RUN_ID.into(), json!(cx.id().to_string()));
-    for (key, value) in &intent.info {
-        info.entry(key).or_insert_with(|| value.clone());
-    }
     Json::Object(info)
 }
 

@@ -12,7 +12,7 @@ fn summary(lines: &[&str]) -> CommitSummary {
 
 fn conflicts(lines: &[&str], policy: ConflictPolicy) -> bool {
     let known: Metadata = serde_json::from_str(METADATA).unwrap();
-    matches!(summary(lines).judge(policy, Some(&known)), Verdict::Conflict(_))
+    matches!(summary(lines).judge(policy, Some(&known), &Default::default()), Verdict::Conflict(_))
 }
 
 #[test]
