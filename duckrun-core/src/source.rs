@@ -127,14 +127,12 @@ impl Resolved {
     }
 
     /// The same, and whether it reads the target.
-    #[must_use]
     pub fn with_reads_target(mut self, reads_target: bool) -> Self {
         self.reads_target = reads_target;
         self
     }
 
     /// The same with something for the commit info.
-    #[must_use]
     pub fn with_info(mut self, info: BTreeMap<String, String>) -> Self {
         self.info = info;
         self

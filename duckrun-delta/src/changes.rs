@@ -35,7 +35,9 @@ pub(crate) async fn changes(location: &Location, from: u64, to: Option<u64>) -> 
     if let Some(to) = to
         && to < from
     {
-        return Err(Error::invalid(format!("the changes from version {from} to version {to}: the end is before the start")));
+        return Err(Error::invalid(format!(
+            "the changes from version {from} to version {to}: the end is before the start"
+        )));
     }
     let missing = || Error::new(ErrorKind::NotFound, format!("there is no table at {location}"));
     let end = DeltaSnapshot::open(location, to.map_or(At::Latest, At::Version)).await?.ok_or_else(missing)?;
@@ -44,7 +46,8 @@ pub(crate) async fn changes(location: &Location, from: u64, to: Option<u64>) -> 
         let why = format!("changes were asked for from version {from} on, but the newest is {last}");
         return Err(Error::new(ErrorKind::NotFound, why));
     }
-    let columns: Vec<&str> = end.delta_schema().fields.iter().map(|f| f.physical_name(end.metadata().column_mapping())).collect();
+    let columns: Vec<&str> =
+        end.delta_schema().fields.iter().map(|f| f.physical_name(end.metadata().column_mapping())).collect();
     for name in [CHANGE_TYPE, COMMIT_VERSION, COMMIT_TIMESTAMP] {
         if columns.contains(&name) || end.schema().index_of(name).is_ok() {
             return Err(Error::unsupported(format!(
@@ -56,7 +59,8 @@ pub(crate) async fn changes(location: &Location, from: u64, to: Option<u64>) -> 
     let mut entries = Vec::new();
     for version in from..=last {
         let Some(bytes) = history::read_commit(location, version).await? else {
-            let since = times.keys().find(|v| **v > version).map_or_else(String::new, |v| format!(": ask from version {v} on"));
+            let since =
+                times.keys().find(|v| **v > version).map_or_else(String::new, |v| format!(": ask from version {v} on"));
             return Err(Error::new(
                 ErrorKind::NotFound,
                 format!("version {version} is no longer in the log, so that its changes are not known{since}"),
@@ -126,7 +130,9 @@ impl Commit {
         for line in bytes.split(|b| *b == b'\n').filter(|l| !l.iter().all(u8::is_ascii_whitespace)) {
             let mut line: Json = serde_json::from_slice(line).map_err(|e| corrupt("is not JSON").with_source(e))?;
             let take = |line: &mut Json, name: &str| line.get_mut(name).map(Json::take).filter(|v| !v.is_null());
-            let action = |body| serde_json::from_value::<Action>(body).map_err(|e| corrupt("has a broken action").with_source(e));
+            let action = |body| {
+                serde_json::from_value::<Action>(body).map_err(|e| corrupt("has a broken action").with_source(e))
+            };
             // A missing flag counts as a change: the protocol requires it, so nothing may be concluded from its absence.
             let changes = |body: &Json| body["dataChange"].as_bool() != Some(false);
             if let Some(body) = take(&mut line, "add").filter(changes) {
@@ -139,7 +145,8 @@ impl Commit {
                 commit.cdc.push(action(body)?);
             } else if let Some(body) = take(&mut line, "metaData") {
                 let metadata = serde_json::from_value(body);
-                commit.metadata = Some(metadata.map_err(|e| corrupt("has metadata that cannot be understood").with_source(e))?);
+                commit.metadata =
+                    Some(metadata.map_err(|e| corrupt("has metadata that cannot be understood").with_source(e))?);
             } else if let Some(body) = take(&mut line, "commitInfo") {
                 commit.in_commit_time = body["inCommitTimestamp"].as_i64().and_then(DateTime::from_timestamp_millis);
             }
@@ -221,7 +228,8 @@ fn same_shape(version: u64, metadata: &Metadata, end: &DeltaSnapshot) -> Result<
         }
     }
     let physical = |schema: &DeltaSchema, mapped: bool, columns: &[String]| -> Vec<String> {
-        let of = |name: &String| schema.fields.iter().find(|f| f.name == *name).map(|f| f.physical_name(mapped).to_owned());
+        let of =
+            |name: &String| schema.fields.iter().find(|f| f.name == *name).map(|f| f.physical_name(mapped).to_owned());
         columns.iter().filter_map(of).collect()
     };
     if physical(&schema, mapped, &metadata.partition_columns)

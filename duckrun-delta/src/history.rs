@@ -110,17 +110,20 @@ const CONCURRENT_READS: usize = 16;
 /// What the commits say about themselves, oldest first, up to a version. A commit that vanishes meanwhile is left out.
 pub(crate) async fn records(location: &Location, until: u64) -> Result<Vec<CommitRecord>> {
     let times = list(location, None).await?.times();
-    let records: Vec<Option<CommitRecord>> = futures::stream::iter(times.into_iter().filter(|(version, _)| *version <= until))
-        .map(|(version, time)| async move {
-            let Some(bytes) = read_commit(location, version).await? else { return Ok(None) };
-            let info = commit_info(&bytes).map_err(|e| {
-                Error::corrupt(format!("version {version} of the log is not JSON")).with_version(version).with_source(e)
-            })?;
-            Ok::<_, Error>(Some(CommitRecord::new(version, time, info)))
-        })
-        .buffered(CONCURRENT_READS)
-        .try_collect()
-        .await?;
+    let records: Vec<Option<CommitRecord>> =
+        futures::stream::iter(times.into_iter().filter(|(version, _)| *version <= until))
+            .map(|(version, time)| async move {
+                let Some(bytes) = read_commit(location, version).await? else { return Ok(None) };
+                let info = commit_info(&bytes).map_err(|e| {
+                    Error::corrupt(format!("version {version} of the log is not JSON"))
+                        .with_version(version)
+                        .with_source(e)
+                })?;
+                Ok::<_, Error>(Some(CommitRecord::new(version, time, info)))
+            })
+            .buffered(CONCURRENT_READS)
+            .try_collect()
+            .await?;
     Ok(records.into_iter().flatten().collect())
 }
 
@@ -145,7 +148,8 @@ pub(crate) async fn version_at(location: &Location, time: DateTime<Utc>) -> Resu
     }
     let times = listing.times();
     let first = times.values().next().copied();
-    let found = times.iter().filter(|(v, t)| **t <= time && !listing.is_before_oldest(**v)).map(|(v, _)| *v).next_back();
+    let found =
+        times.iter().filter(|(v, t)| **t <= time && !listing.is_before_oldest(**v)).map(|(v, _)| *v).next_back();
     found.map(Some).ok_or_else(|| {
         let since = first.map_or_else(String::new, |t| format!("; the oldest is of {t}"));
         Error::new(ErrorKind::NotFound, format!("{location} has no version of {time} or before{since}"))

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use duckrun_core::{
     At, BatchStream, CommitOutcome, EngineSession, EngineSettings, Error, ErrorKind, Phase, Progress, Query, Relation,
-    RelationName, Result, RunContext, Snapshot, SourceContext, TableName, TableReference, TableState, TableStore, Target,
-    WriteJob,
+    RelationName, Result, RunContext, Snapshot, SourceContext, TableName, TableReference, TableState, TableStore,
+    Target, WriteJob,
 };
 use duckrun_memory::{Job, PeakMeter};
 use tracing::Instrument;

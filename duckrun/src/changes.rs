@@ -66,7 +66,10 @@ impl Source for Changes {
         if let (Some(to), Some(pinned)) = (self.to, pinned)
             && to > pinned
         {
-            return Err(Error::new(ErrorKind::NotFound, format!("version {to} does not exist: the newest is {pinned}")));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("version {to} does not exist: the newest is {pinned}"),
+            ));
         }
         let files = self.store.changes(self.from, self.to.or(pinned)).await?;
         Ok(Resolved::new(Relation::Files(files)).with_reads_target(target))

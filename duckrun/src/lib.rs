@@ -36,8 +36,8 @@ pub use duckrun_core as core;
 pub use duckrun_core::duckdb;
 pub use duckrun_core::{
     AppTransaction, At, BatchStream, Commit, CommitOutcome, Compression, Engine, EngineSession, EngineSettings, Error,
-    ErrorKind, Executor, FileOptions, Nothing, Phase, Progress, Query, Relation, Resolved, Result, RunContext,
-    RunId, SchemaChange, Snapshot, Source, SourceContext, StorageOptions, Strategy, TableName, TableOptions, TableStore,
+    ErrorKind, Executor, FileOptions, Nothing, Phase, Progress, Query, Relation, Resolved, Result, RunContext, RunId,
+    SchemaChange, Snapshot, Source, SourceContext, StorageOptions, Strategy, TableName, TableOptions, TableStore,
     TimestampMode, Value, WriteMetrics, arrow,
 };
 pub use duckrun_delta as delta;
