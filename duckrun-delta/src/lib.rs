@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod change;
+mod changes;
 mod checkpoint;
 mod commit;
 mod deletion_vector;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use duckrun_core::maintenance::{MaintenanceOptions, TableMaintenance};
 use duckrun_core::{
-    At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RewriteSpec, Rewritten, RunContext, Snapshot,
-    Staged, TableStore, WriteSpec,
+    At, BatchStream, CommitOutcome, Error, FileSet, Intent, Progress, Result, RewriteSpec, Rewritten, RunContext,
+    Snapshot, Staged, TableStore, WriteSpec,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -63,6 +63,23 @@ impl DeltaStore {
             local: self.location.local_path().map(ToOwned::to_owned),
             columns: physical_columns(at, spec)?,
         })
+    }
+
+    /// The change data feed: what the versions `from..=to` (the newest, if `to` is `None`) did to the rows, as a relation with
+    /// the table's columns at the last of them and three more.
+    ///
+    /// `_change_type` is `insert`, `delete`, `update_preimage` or `update_postimage`, `_commit_version` and
+    /// `_commit_timestamp` say which commit it was. A commit that wrote change files is read from those; from any other the
+    /// changes are derived, so that an update that rewrote a file appears as deletes and inserts of all its rows, the
+    /// unchanged ones included. Compactions do not appear. `from` may be one more than the newest version: then there are no
+    /// rows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](duckrun_core::ErrorKind::NotFound) for versions that do not exist or are no longer in the log;
+    /// [`ErrorKind::Unsupported`](duckrun_core::ErrorKind::Unsupported) where a column's type or the partitioning changed within
+    /// the range. A data file that vacuum has removed shows as an error when the relation is read.
+    pub async fn changes(&self, from: u64, to: Option<u64>) -> Result<FileSet> {
+        crate::changes::changes(&self.location, from, to).await
     }
 }
 
