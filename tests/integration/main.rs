@@ -5,6 +5,7 @@ mod bad_input;
 mod concurrency;
 mod exactly_once;
 mod memory;
+mod merges;
 mod readers;
 mod reading;
 mod runs;
