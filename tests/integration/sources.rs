@@ -32,7 +32,7 @@ async fn rows_of(lake: &Lake, source: impl Source + 'static, sql: &str) -> Vec<S
 /// The same, where it may fail.
 async fn read(lake: &Lake, source: impl Source + 'static, sql: &str) -> Result<Vec<String>, Error> {
     let model = lake.session.model("out.t").source("s", source).sql(sql).strategy(Overwrite::default());
-    model.run().await?.committed()?;
+    model.run().await?.committed().map(drop)?;
     let mut rows = lake.rows("select * from out.t").await;
     rows.sort();
     Ok(rows)

@@ -123,9 +123,9 @@ async fn arrow_files_and_streams_of_every_type() {
     };
     let batch = |nanos| RecordBatch::try_from_iter_with_nullable(columns(nanos)).unwrap();
     let whole = batch(vec![1_000, 2_000]);
-    arrow_file(&lake, "f/plain.arrow", &[whole.clone()], None);
-    arrow_file(&lake, "f/zstd.arrow", &[whole.clone()], Some(CompressionType::ZSTD));
-    arrow_file(&lake, "f/lz4.feather", &[whole.clone()], Some(CompressionType::LZ4_FRAME));
+    arrow_file(&lake, "f/plain.arrow", std::slice::from_ref(&whole), None);
+    arrow_file(&lake, "f/zstd.arrow", std::slice::from_ref(&whole), Some(CompressionType::ZSTD));
+    arrow_file(&lake, "f/lz4.feather", std::slice::from_ref(&whole), Some(CompressionType::LZ4_FRAME));
     arrow_stream(&lake, "f/stream.arrow", &[whole.clone(), whole]);
     let sql = "select columns(* exclude filename)::varchar from s";
     let rows = rows_of(&lake, ArrowIpc::folder(lake.root().join("f")), sql).await;

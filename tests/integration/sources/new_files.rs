@@ -54,15 +54,14 @@ async fn only_new_files_are_loaded_and_loaded_ones_are_not_opened() {
         let run = async |expected: Option<u64>| {
             let report = load(&lake, &lake.session, by).run().await.unwrap();
             assert_eq!(report.version(), expected, "{by:?}: {report}");
-            report
+            report.outcome
         };
-        run(Some(0)).await;
-        let nothing = run(None).await;
-        assert!(matches!(nothing.outcome, CommitOutcome::NothingToDo(Nothing::NoRows)), "{nothing}");
+        let _ = run(Some(0)).await;
+        assert_eq!(run(None).await, CommitOutcome::NothingToDo(Nothing::NoRows));
         arrive(&lake, &["c"]);
         // A loaded file that has become unreadable is nobody's business any more.
         file(&lake, "in/a.csv", b"x\n\"unclosed");
-        run(Some(1)).await;
+        let _ = run(Some(1)).await;
         assert_eq!(loaded(&lake).await, expected(&["a", "b", "c"]), "{by:?}");
         // Rows that are gone are gone for the column's judgement, not for the history's.
         arrive(&lake, &["a"]);
@@ -70,7 +69,7 @@ async fn only_new_files_are_loaded_and_loaded_ones_are_not_opened() {
         assert_eq!(report.version(), Some(2), "{report}");
         assert_eq!(loaded(&lake).await, expected(&["a", "b", "c"]), "{by:?}: a refresh loads all files again");
         arrive(&lake, &["d"]);
-        run(Some(3)).await;
+        let _ = run(Some(3)).await;
         assert_eq!(loaded(&lake).await, expected(&["a", "b", "c", "d"]), "{by:?}");
     }
 }
@@ -116,7 +115,7 @@ async fn concurrent_loaders_load_every_file_once() {
             committed += c;
             refused += r;
         }
-        load(&lake, &lake.session, by).run().await.unwrap();
+        let _ = load(&lake, &lake.session, by).run().await.unwrap();
         let there: Vec<String> = fs::read_dir(lake.root().join("in"))
             .unwrap()
             .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
