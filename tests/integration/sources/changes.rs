@@ -19,8 +19,8 @@ use crate::support::Lake;
 
 const FEED: &str = "select n, p, _change_type, _commit_version from s";
 
-fn batch(from: i64, to: i64) -> RecordBatch {
-    let texts: Vec<String> = (from..to).map(|n| format!("p{}/", n % 2)).collect();
+fn batch(from: i64, to: i64, odd: &str) -> RecordBatch {
+    let texts: Vec<String> = (from..to).map(|n| format!("p{}{odd}", n % 2)).collect();
     RecordBatch::try_from_iter_with_nullable(vec![
         ("n", Arc::new(Int64Array::from_iter_values(from..to)) as ArrayRef, true),
         ("p", Arc::new(StringArray::from(texts)) as ArrayRef, true),
@@ -35,13 +35,14 @@ async fn opened(folder: &Path) -> DeltaTable {
     table
 }
 
-/// Appends, a delete of whole files, deletes and updates within files, an optimize: with or without change files.
-async fn table(lake: &Lake, feed: bool, partitioned: bool) {
+/// Appends, a delete of whole files, deletes and updates within files, an optimize: with or without change files. `odd` ends
+/// the partition values.
+async fn table(lake: &Lake, feed: bool, partitioned: bool, odd: &str) {
     let folder = lake.folder("a.t");
-    let write = opened(&folder).await.write(vec![batch(0, 10)]);
+    let write = opened(&folder).await.write(vec![batch(0, 10, odd)]);
     let write = write.with_configuration([("delta.enableChangeDataFeed", Some(feed.to_string()))]);
     let table = if partitioned { write.with_partition_columns(["p"]) } else { write }.await.unwrap();
-    let table = table.write(vec![batch(10, 20)]).await.unwrap();
+    let table = table.write(vec![batch(10, 20, odd)]).await.unwrap();
     let (table, _) = table.delete().with_predicate(col("n").eq(lit(3_i64))).await.unwrap();
     let (table, _) = table
         .update()
@@ -50,7 +51,7 @@ async fn table(lake: &Lake, feed: bool, partitioned: bool) {
         .await
         .unwrap();
     let (table, _) = table.optimize().await.unwrap();
-    let (table, _) = table.delete().with_predicate(col("p").eq(lit("p0/"))).await.unwrap();
+    let (table, _) = table.delete().with_predicate(col("p").eq(lit(format!("p0{odd}")))).await.unwrap();
     assert_eq!(table.version(), Some(5));
 }
 
@@ -75,7 +76,7 @@ async fn theirs(folder: &Path, from: u64, to: u64) -> Vec<String> {
 async fn the_feed_is_that_of_delta_rs() {
     for partitioned in [false, true] {
         let lake = Lake::new().await;
-        table(&lake, true, partitioned).await;
+        table(&lake, true, partitioned, "").await;
         let folder = lake.folder("a.t");
         assert!(folder.join("_change_data").is_dir() || partitioned, "delta-rs wrote change files");
         for (from, to) in [(0, 5), (1, 1), (2, 4), (3, 3), (4, 4)] {
@@ -92,11 +93,23 @@ async fn the_feed_is_that_of_delta_rs() {
     }
 }
 
+/// delta-rs looks for its own change files under names that are encoded once too often, where a partition value needs
+/// encoding; we find them.
+#[tokio::test(flavor = "multi_thread")]
+async fn change_files_of_odd_partitions_are_found() {
+    let (lake, plain) = (Lake::new().await, Lake::new().await);
+    table(&lake, true, true, "/ =%é").await;
+    table(&plain, true, true, "").await;
+    let feed = "select n, replace(p, '/ =%é', '') as p, _change_type, _commit_version from s";
+    let odd = rows_of(&lake, lake.session.changes("a.t", 0).unwrap(), feed).await;
+    assert_eq!(odd, rows_of(&plain, plain.session.changes("a.t", 0).unwrap(), feed).await);
+}
+
 /// Without change files the rows of rewritten files appear whole; what is left after them is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_change_files_inserts_and_deletes_are_derived() {
     let lake = Lake::new().await;
-    table(&lake, false, false).await;
+    table(&lake, false, true, "/ =%é").await;
     assert!(!lake.folder("a.t").join("_change_data").exists());
     let net = "select n, p, sum(case _change_type when 'insert' then 1 when 'delete' then -1 end) as copies from s \
                group by all having copies <> 0";
@@ -107,8 +120,8 @@ async fn without_change_files_inserts_and_deletes_are_derived() {
     let compaction = rows_of(&lake, lake.session.changes("a.t", 4).unwrap().until(4), FEED).await;
     assert!(compaction.is_empty(), "a compaction changes nothing: {compaction:?}");
     let delete = rows_of(&lake, lake.session.changes("a.t", 2).unwrap().until(2), FEED).await;
-    assert_eq!(delete.iter().filter(|r| r.contains("delete")).count(), 10);
-    assert_eq!(delete.iter().filter(|r| r.contains("insert")).count(), 9);
+    assert_eq!(delete.iter().filter(|r| r.contains("delete")).count(), 5);
+    assert_eq!(delete.iter().filter(|r| r.contains("insert")).count(), 4);
 }
 
 /// Rewrites a commit line by line.

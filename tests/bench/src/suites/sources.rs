@@ -13,10 +13,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use duckdb::Connection;
+use duckrun::Overwrite;
 use duckrun::arrow::array::AsArray;
 use duckrun::arrow::datatypes::Int64Type;
 use duckrun::sources::{Csv, Files, Listing, Parquet, Registry, Shape, infer};
-use duckrun::Overwrite;
 
 use super::write_subjects::{committed, copy, files, quoted, runtime, session};
 use super::{Case, Suite};
