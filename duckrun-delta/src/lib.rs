@@ -17,7 +17,6 @@ mod location;
 mod protocol;
 mod prune;
 mod read;
-#[allow(dead_code)]
 mod rewrite;
 #[allow(dead_code)]
 mod scan;

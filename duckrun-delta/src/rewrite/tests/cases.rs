@@ -63,7 +63,7 @@ async fn what_no_change_touches_is_taken_as_bytes() {
     assert_eq!((&stats["maxValues"]["n"], &stats["maxValues"]["f"]), (&json!(349), &json!(349.0)));
 
     // Rows that go shift every column of their row group, and of no other.
-    let done = table.rewrite(&at, vec![changes(&[(0, 349, None)], &new)], true).await.unwrap();
+    let done = table.rewrite(&at, vec![changes(&[(0, 349, None)], &texts(&[]))], true).await.unwrap();
     let new = table.path(&done.staged.files[0].path);
     assert_eq!(rows(&new), [100, 100, 100, 49]);
     assert!((0..3).all(|leaf| chunk(&old, 2, leaf) == chunk(&new, 2, leaf)));
@@ -193,7 +193,7 @@ async fn partitions_keep_their_values_and_folders() {
         let rows = table.read(&at, file).await;
         let values: BTreeMap<&str, usize> =
             rows.column(1).as_string::<i32>().iter().flatten().map(|v| (v, rows.num_rows())).collect();
-        assert!(values == BTreeMap::from([("a b/%", 20)]) || values == BTreeMap::from([("ü", 19)]), "{values:?}");
+        assert!(values == BTreeMap::from([("a b/%", 19)]) || values == BTreeMap::from([("ü", 20)]), "{values:?}");
     }
     let e = table.rewrite(&at, vec![changes(&[(0, 1, Some(0))], &batch)], true).await.unwrap_err();
     assert!(e.message().contains("partition column"), "{e}");
