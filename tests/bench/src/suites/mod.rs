@@ -1,6 +1,7 @@
 //! The suites. A new one is a file here and a line in [`SUITES`].
 
 mod sources;
+mod rewrite;
 mod write;
 mod write_subjects;
 
@@ -31,6 +32,7 @@ pub(crate) struct Case {
 }
 
 const SUITES: &[Suite] = &[write::SUITE, sources::SUITE];
+const SUITES: &[Suite] = &[write::SUITE, rewrite::SUITE];
 
 /// The suite of that name, or an error that lists the suites.
 pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {
