@@ -4,6 +4,8 @@
 //! validated all the same.
 
 mod append;
+#[cfg(test)]
+mod changes_tests;
 mod config;
 mod contract;
 mod delete_insert;

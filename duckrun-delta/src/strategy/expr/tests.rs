@@ -141,8 +141,8 @@ fn names_that_cannot_be_told_are_refused_with_the_way_out() {
 fn aliases_of_the_caller_count() {
     let mut c = columns();
     c.aliases = Aliases { target: Some("t".into()), source: Some("s".into()) };
-    let e = c.expr("x", "s.key = 1", Scope::Change).unwrap_err();
-    assert!(e.message().contains("key"), "{e}");
+    let e = c.expr("x", "s.key = 1", Scope::Source).unwrap_err();
+    assert!(e.message().contains("\"key\"; source has id"), "{e}");
     assert_eq!(c.expr("x", "T.id = S.id", Scope::Match).unwrap().sql, r#"target."id" = source."id""#);
     // A struct of the table that has an alias's name is found by its own qualified name.
     assert_eq!(c.expr("x", "t.s.x = 1", Scope::Target).unwrap().sql, r#"target."s".x = 1"#);
