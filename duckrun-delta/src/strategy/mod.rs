@@ -258,6 +258,15 @@ fn change(
     plan
 }
 
+/// What may be committed beside a change that reads the rows it names: what does not touch them. A SQL that reads the table itself
+/// may have read any row.
+fn serializable(target: &TableState) -> ConflictPolicy {
+    match target.reads_target {
+        true => ConflictPolicy::CompareAndSwap,
+        false => ConflictPolicy::Serializable,
+    }
+}
+
 /// The table that is changed; `None` where it is created or rebuilt.
 fn changed(target: &TableState) -> Option<&TableFacts> {
     target.existing.as_ref().filter(|_| !target.options.full_refresh)

@@ -80,6 +80,35 @@ fn names_are_qualified_and_nothing_else_changes() {
 }
 
 #[test]
+fn duckdbs_own_forms_parse() {
+    for text in [
+        "a == 1 and b <> 2 and not c",
+        "a % 2 = 0 and a // 2 > 1",
+        "try_cast(a as int) is not null",
+        "a is not distinct from b",
+        "l[1:2] = [1, 2]",
+        "struct_pack(x := a) = {'x': 1}",
+        "at >= now() - interval '1 day' and at < current_date - 7",
+        "at > current_timestamp - interval 3 days",
+        "regexp_matches(a, '^x.*$')",
+        "a ilike '%x' or a similar to 'x+'",
+        "hash(a) % 10 = 3",
+        "(a, b) = (1, 2)",
+        "a between 1 and 2 and b in (1, 2, 3)",
+        "map {'k': 1}['k'] = 1",
+        "list_transform(l, lambda x: x + 1) = l",
+        "j ->> '$.a' = 'b'",
+        "at at time zone 'UTC' > date '2024-01-01'",
+        "coalesce(a, 0)::decimal(9, 2) > 1e3",
+        "case a when 1 then true else false end",
+        "left(a, 3) = 'abc' and position('x' in a) > 0",
+        "a is true",
+    ] {
+        assert_eq!(problem("x", text), None);
+    }
+}
+
+#[test]
 fn the_columns_that_occur_are_listed() {
     let e = columns().expr("x", "target.own = op and id = 2", Scope::Match).unwrap();
     assert_eq!(e.target.iter().collect::<Vec<_>>(), ["id", "own"]);

@@ -82,6 +82,12 @@ fn an_upsert_keeps_stored_keys_and_columns_that_the_source_lacks() {
 }
 
 #[test]
+fn a_sql_that_reads_the_table_is_compared_and_swapped() {
+    let state = TableState::new(Some(table()), true, TableOptions::default());
+    assert_eq!(Merge::on(["id"]).plan(&state, &incoming()).unwrap().conflict, ConflictPolicy::CompareAndSwap);
+}
+
+#[test]
 fn short_options_become_clauses() {
     let strategy = Merge::on(["id"])
         .exclude_columns(["NAME"])
@@ -182,6 +188,8 @@ fn all_problems_at_once_before_anything_is_read() {
     ] {
         assert!(problems.iter().any(|p| p.contains(expected)), "{expected}: {problems:#?}");
     }
+    let swapped = Merge::on(["id"]).aliases("source", "x").validate(&TableOptions::default());
+    assert!(swapped[0].contains("two names"), "{swapped:?}");
     assert!(Merge::on(Vec::<String>::new()).validate(&TableOptions::default())[0].contains("names no column"));
 }
 
