@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use crate::maintenance::{MaintenanceOptions, TableMaintenance};
 use crate::{
     AppTransaction, BatchStream, ColumnRange, CommitOutcome, DataFile, EngineSession, Error, FileOptions, FileSet,
     Query, ReadSet, Result, RunContext, TableFacts, TableState, Value, WritePlan,
@@ -336,6 +337,12 @@ pub trait TableStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// For failures that are certain to have committed nothing. A conflict or a lost answer is an outcome, not an error.
     async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome>;
+
+    /// The table's maintenance, where the store has one; [`after_commit`](TableStore::after_commit) is not called then.
+    fn maintenance(&self, options: &MaintenanceOptions) -> Option<Arc<dyn TableMaintenance>> {
+        let _ = options;
+        None
+    }
 
     /// What is due right after a commit (a checkpoint). Returns what was done or failed, for the report; it never fails a run.
     async fn after_commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {

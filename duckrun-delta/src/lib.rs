@@ -7,6 +7,7 @@
 //! - files are removed only when the log proves that no commit names them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod change;
 mod checkpoint;
 mod commit;
 mod deletion_vector;
@@ -14,9 +15,12 @@ mod error;
 mod executor;
 mod history;
 mod location;
+mod maintenance;
 mod protocol;
 mod prune;
 mod read;
+#[allow(dead_code)]
+mod scan;
 mod schema;
 mod snapshot;
 mod store;
@@ -25,6 +29,7 @@ mod write;
 
 pub use executor::SqlExecutor;
 pub use location::Location;
+pub use maintenance::{DeltaMaintenance, VacuumPlan};
 pub use snapshot::DeltaSnapshot;
 pub use store::DeltaStore;
 pub use strategy::{Append, Overwrite, SafeAppend, strategy_by_name};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use duckrun_core::maintenance::{MaintenanceOptions, TableMaintenance};
 use duckrun_core::{
     At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RunContext, Snapshot, Staged, TableStore,
     WriteSpec,
@@ -13,6 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::store_error;
 use crate::location::Location;
+use crate::maintenance::DeltaMaintenance;
 use crate::schema::Names;
 use crate::snapshot::DeltaSnapshot;
 use crate::write::{self, PhysicalColumn, Target};
@@ -98,6 +100,10 @@ impl TableStore for DeltaStore {
         commit::commit(cx, &self.location, known, intent).await
     }
 
+    fn maintenance(&self, options: &MaintenanceOptions) -> Option<Arc<dyn TableMaintenance>> {
+        Some(Arc::new(DeltaMaintenance::new(self.clone(), options.clone())))
+    }
+
     async fn after_commit(&self, _cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {
         // A table that is created at version 0 is never due, so the properties read before the commit will do.
         if !at.is_some_and(|s| checkpoint::is_due(version, &s.properties())) {
@@ -167,7 +173,7 @@ fn remove_empty_folders(table: &std::path::Path, staged: &Staged) {
 }
 
 /// The names and ids under which columns are in the files, where the table maps columns.
-fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Vec<PhysicalColumn>> {
+pub(crate) fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Vec<PhysicalColumn>> {
     let Some(snapshot) = at.filter(|s| s.metadata().column_mapping()) else { return Ok(Vec::new()) };
     let known = |name: &str| snapshot.delta_schema().fields.iter().find(|f| f.name == name);
     spec.schema
