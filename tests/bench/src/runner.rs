@@ -109,7 +109,8 @@ fn measure(
         done_with(&output, args.keep && last && run.is_ok())?;
         run
     })?;
-    let summaries = subjects.iter().zip(&runs).filter_map(|(name, runs)| Summary::new(suite, case, name, runs, speedup));
+    let summaries =
+        subjects.iter().zip(&runs).filter_map(|(name, runs)| Summary::new(suite, case, name, runs, speedup));
     Ok(summaries.collect())
 }
 

@@ -1,5 +1,6 @@
 //! The suites. A new one is a file here and a line in [`SUITES`].
 
+mod lineitem;
 mod memory;
 mod merge;
 mod shared;

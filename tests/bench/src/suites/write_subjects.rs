@@ -83,9 +83,15 @@ pub(super) fn delta_rs_overwrite(job: &Job, partition_by: Option<&str>) -> Resul
     runtime(job)?.block_on(async {
         let context = datafusion(job);
         let input = context.read_parquet(utf8(&job.input)?, ParquetReadOptions::default()).await?;
-        delta_rs_write(delta_table(&job.output).await?, job, &context, input.into_unoptimized_plan(), SaveMode::Overwrite)?
-            .with_partition_columns(partition_by)
-            .await?;
+        delta_rs_write(
+            delta_table(&job.output).await?,
+            job,
+            &context,
+            input.into_unoptimized_plan(),
+            SaveMode::Overwrite,
+        )?
+        .with_partition_columns(partition_by)
+        .await?;
         Ok(())
     })
 }

@@ -173,6 +173,11 @@ impl Case {
         CASES.iter().find(|case| case.name == name)
     }
 
+    /// Whether incoming rows are matched by key.
+    pub(super) fn joins(&self) -> bool {
+        matches!(self.change, Change::Upsert | Change::UpdateColumns | Change::Insert | Change::Sync)
+    }
+
     /// Which rows of `lineitem` change or go, as a condition that may read `source`; none where rows are only added.
     pub(super) fn touches(&self) -> Option<&'static str> {
         match self.change {

@@ -12,9 +12,9 @@ use deltalake::operations::write::WriteBuilder;
 use deltalake::protocol::SaveMode;
 
 use super::cases::{Case, Change, ONE_IN_A_HUNDRED, TWO_COLUMNS};
-use super::fixture::folder;
 use crate::Result;
 use crate::child::{Changes, Done, Job};
+use crate::suites::lineitem::folder;
 use crate::suites::shared::{datafusion, delta_table, runtime, utf8, writer_properties};
 
 pub(super) fn run(job: &Job, case: &Case) -> Result<Done> {

@@ -20,24 +20,21 @@
 
 mod cases;
 mod delta_rs;
-mod fixture;
 mod growth;
 mod subjects;
 mod summary;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use duckrun_testkit::MemoryGroup;
 
 use super::Suite;
+use super::lineitem::{self, Rows, Table};
 use crate::args::Args;
 use crate::child::{self, Done, Ended, Figures, Job, Limit, TableFiles};
 use crate::{Result, control, runner};
 use cases::{CASES, Case};
-use fixture::{Rows, Table};
 use summary::Summary;
-
-pub(super) use fixture::Table as LineitemTable;
 
 pub(super) const SUITE: Suite =
     Suite { name: "merge", about: "merges, deletes, updates, replacements, against COPY and delta-rs", run, child };
@@ -88,20 +85,20 @@ fn measure(case: &Case, subjects: &[&'static str], args: &Args, files: u64) -> R
 struct Start<'a> {
     case: &'a Case,
     table: Table,
-    source: Option<std::path::PathBuf>,
+    source: Option<PathBuf>,
     files: TableFiles,
     expected: Rows,
-    output: std::path::PathBuf,
+    output: PathBuf,
 }
 
 impl<'a> Start<'a> {
     fn new(case: &'a Case, args: &Args, files: u64, rows: u64) -> Result<Self> {
         let dir = std::path::absolute(&args.data)?;
         let table = Table::open(&dir, rows, files, args.codec)?;
-        let source = table.source(case)?;
+        let source = case.source.map(|sql| table.source(case.name, sql)).transpose()?;
         Ok(Self {
-            files: table.facts(case, source.as_deref())?,
-            expected: table.expected(case, source.as_deref())?,
+            files: facts(&table, case, source.as_deref())?,
+            expected: table.rows(source.as_deref(), case.expected)?,
             output: dir.join(format!("out-{}-{}", std::process::id(), case.name)),
             case,
             table,
@@ -110,7 +107,13 @@ impl<'a> Start<'a> {
     }
 
     /// One child on a fresh copy, and the check of what it left.
-    fn run(&self, subject: &str, args: &Args, limit: Option<(Limit, Option<&MemoryGroup>)>, keep: bool) -> Result<Figures> {
+    fn run(
+        &self,
+        subject: &str,
+        args: &Args,
+        limit: Option<(Limit, Option<&MemoryGroup>)>,
+        keep: bool,
+    ) -> Result<Figures> {
         let output = self.output.with_extension(subject);
         self.table.copy_to(&output)?;
         let job = Job {
@@ -139,11 +142,31 @@ impl<'a> Start<'a> {
         if subject == "limit" {
             return Ok(());
         }
-        match fixture::found(output)? {
+        match lineitem::found(output)? {
             found if found == self.expected => Ok(()),
             found => Err(format!("left {found:?} instead of {:?}", self.expected).into()),
         }
     }
+}
+
+/// Which files a change looks at, and which it has to rewrite.
+fn facts(table: &Table, case: &Case, source: Option<&Path>) -> Result<TableFiles> {
+    let db = table.sql(source)?;
+    let names = |sql: &str| -> Result<Vec<PathBuf>> {
+        let mut statement = db.prepare(sql)?;
+        let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+        names.map(|name| Ok(PathBuf::from(name?))).collect()
+    };
+    let by_key = "select filename from lineitem_files group by all having max(l_orderkey) >= \
+                  (select min(l_orderkey) from source) and min(l_orderkey) <= (select max(l_orderkey) from source)";
+    let scanned = if case.joins() { names(by_key)? } else { table.files().to_vec() };
+    let touched = match case.touches() {
+        Some(rows) => names(&format!("select distinct filename from lineitem_files where {rows}"))?,
+        None => Vec::new(),
+    };
+    let new = "select count(*) from source anti join lineitem using (l_orderkey, l_linenumber)";
+    let inserted = if case.joins() { db.query_row(new, [], |row| row.get(0))? } else { 0 };
+    Ok(TableFiles { scanned, touched, inserted })
 }
 
 fn child(job: &Job) -> Result<Done> {

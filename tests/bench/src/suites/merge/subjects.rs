@@ -4,9 +4,9 @@ use duckdb::Connection;
 use duckrun::{BatchSize, FullSync, Insert, Merge, Microbatch, MicrobatchWindow, ReplaceWhere, Report};
 
 use super::cases::{Case, Change, KEYS, MONTH, ONE_IN_A_HUNDRED, TWO_COLUMNS};
-use super::fixture::{TABLE, list};
 use crate::Result;
 use crate::child::{Changes, Done, Job};
+use crate::suites::lineitem::{TABLE, list};
 use crate::suites::shared::{copy, files, quoted, runtime, session};
 
 pub(super) fn ours(job: &Job, case: &Case) -> Result<Done> {
@@ -23,7 +23,9 @@ pub(super) fn ours(job: &Job, case: &Case) -> Result<Done> {
             Change::Insert => model.strategy(Insert::on(KEYS)).run().await?,
             Change::Sync => model.strategy(FullSync::on(KEYS)).run().await?,
             Change::ReplaceWhere => model.strategy(ReplaceWhere::new(MONTH)).run().await?,
-            Change::Microbatch => model.strategy(MicrobatchWindow::new("l_shipdate", "1995-03-01", "1995-04-01")).run().await?,
+            Change::Microbatch => {
+                model.strategy(MicrobatchWindow::new("l_shipdate", "1995-03-01", "1995-04-01")).run().await?
+            }
             Change::Delete => session.table(TABLE)?.delete(ONE_IN_A_HUNDRED).await?,
             Change::Update => {
                 let set = [("l_returnflag", "'X'"), ("l_linestatus", "'Y'")];

@@ -1,4 +1,5 @@
-//! What is made before anything is measured: tables, incoming rows, fresh copies; and the check of what was left behind.
+//! Delta tables of `lineitem` that are made before anything is measured: the tables, incoming rows, fresh copies; and the
+//! check of what was left behind.
 //!
 //! Tables and incoming rows are kept between runs of the benchmark, under names that say what they hold; what has its final
 //! name is complete. Delete the folder to have them made again by the current code.
@@ -7,14 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use duckdb::Connection;
-use duckrun::{FileOptions, Overwrite, Append, Session};
+use duckrun::{Append, FileOptions, Overwrite, Session};
 
-use super::cases::Case;
-use crate::child::{Codec, TableFiles};
-use crate::suites::shared::{quoted, utf8};
+use super::shared::{quoted, utf8};
+use crate::child::Codec;
 use crate::{Result, data, written};
 
-/// The table of every case.
+/// The table's name in its session.
 pub(super) const TABLE: &str = "bench.lineitem";
 
 /// The columns in types that no library changes without anybody noticing: rows are compared by a hash of these.
@@ -74,47 +74,30 @@ impl Table {
         copy_tree(&self.root, root)
     }
 
-    /// The rows that come in, as a parquet file; `None` where the change is a condition.
-    pub(super) fn source(&self, case: &Case) -> Result<Option<PathBuf>> {
-        let Some(sql) = case.source else { return Ok(None) };
-        let path = self.root.with_extension(format!("{}.parquet", case.name));
+    /// Rows that come in, computed from the view `lineitem`, as a parquet file that is kept under a name.
+    pub(super) fn source(&self, name: &str, sql: &str) -> Result<PathBuf> {
+        let path = self.root.with_extension(format!("{name}.parquet"));
         if !path.is_file() {
             let partial = path.with_extension(format!("{}.partial", std::process::id()));
             let target = quoted(&partial)?;
             self.sql(None)?.execute_batch(&format!("copy ({sql}) to {target} (format parquet, compression snappy)"))?;
             fs::rename(&partial, &path)?;
         }
-        Ok(Some(path))
+        Ok(path)
     }
 
-    /// Which files a change looks at, and which it has to rewrite.
-    pub(super) fn facts(&self, case: &Case, source: Option<&Path>) -> Result<TableFiles> {
-        let db = self.sql(source)?;
-        let names = |sql: &str| -> Result<Vec<PathBuf>> {
-            let mut statement = db.prepare(sql)?;
-            let names = statement.query_map([], |row| row.get::<_, String>(0))?;
-            names.map(|name| Ok(PathBuf::from(name?))).collect()
-        };
-        let by_key = "select filename from lineitem_files group by all having max(l_orderkey) >= \
-                      (select min(l_orderkey) from source) and min(l_orderkey) <= (select max(l_orderkey) from source)";
-        let merges = source.is_some() && case.touches() != Some(super::cases::MONTH);
-        let scanned = if merges { names(by_key)? } else { self.files.clone() };
-        let touched = match case.touches() {
-            Some(rows) => names(&format!("select distinct filename from lineitem_files where {rows}"))?,
-            None => Vec::new(),
-        };
-        let new = "select count(*) from source anti join lineitem using (l_orderkey, l_linenumber)";
-        let inserted = if merges { db.query_row(new, [], |row| row.get(0))? } else { 0 };
-        Ok(TableFiles { scanned, touched, inserted })
+    /// The rows of a query over the views `lineitem` and `source`.
+    pub(super) fn rows(&self, source: Option<&Path>, sql: &str) -> Result<Rows> {
+        rows(&self.sql(source)?, sql)
     }
 
-    /// What the table must hold after the change.
-    pub(super) fn expected(&self, case: &Case, source: Option<&Path>) -> Result<Rows> {
-        rows(&self.sql(source)?, case.expected)
+    /// The data files.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
-    /// A DuckDB with the views that the cases' SQL is written over.
-    fn sql(&self, source: Option<&Path>) -> Result<Connection> {
+    /// A DuckDB with the views `lineitem`, `lineitem_files` (the same with a column `filename`) and `source`.
+    pub(super) fn sql(&self, source: Option<&Path>) -> Result<Connection> {
         let db = Connection::open_in_memory()?;
         let files = list(&self.files)?;
         db.execute_batch(&format!(
@@ -132,6 +115,11 @@ impl Table {
 pub(super) fn found(root: &Path) -> Result<Rows> {
     let files = list(&written::live_files(&folder(root))?)?;
     rows(&Connection::open_in_memory()?, &format!("select * from read_parquet({files})"))
+}
+
+/// The rows of one parquet file.
+pub(super) fn of_file(file: &Path) -> Result<Rows> {
+    rows(&Connection::open_in_memory()?, &format!("select * from read_parquet({})", quoted(file)?))
 }
 
 fn rows(db: &Connection, sql: &str) -> Result<Rows> {
@@ -170,8 +158,9 @@ fn make(root: &Path, input: &Path, files: u64, codec: Codec) -> Result<()> {
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
-        let (source, target) = { let entry = entry?; (entry.path(), to.join(entry.file_name())) };
-        let link = source.extension().is_some_and(|e| e == "parquet") && !source.parent().is_some_and(|p| p.ends_with("_delta_log"));
+        let source = entry?.path();
+        let target = to.join(source.file_name().unwrap_or_default());
+        let link = source.extension().is_some_and(|e| e == "parquet") && !from.ends_with("_delta_log");
         if source.is_dir() {
             copy_tree(&source, &target)?;
         } else if !link || fs::hard_link(&source, &target).is_err() {
