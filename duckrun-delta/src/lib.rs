@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod change;
+mod changes;
 mod checkpoint;
 mod commit;
 mod deletion_vector;
@@ -19,6 +20,8 @@ mod maintenance;
 mod protocol;
 mod prune;
 mod read;
+#[allow(dead_code)]
+mod rewrite;
 #[allow(dead_code)]
 mod scan;
 mod schema;

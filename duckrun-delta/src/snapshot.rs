@@ -10,7 +10,7 @@ use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use async_trait::async_trait;
 use deltalake::DeltaTableError;
 use deltalake::kernel::Snapshot as LazySnapshot;
-use duckrun_core::{At, ColumnRange, Error, ErrorKind, FileSet, Result, Snapshot};
+use duckrun_core::{At, ColumnRange, CommitRecord, Error, ErrorKind, FileSet, Result, Snapshot};
 use futures::TryStreamExt;
 
 use crate::deletion_vector::Descriptor;
@@ -281,6 +281,10 @@ impl Snapshot for DeltaSnapshot {
             .await
             .map_err(|e| Error::internal("reading transactions failed").with_source(e))?
             .map_err(|e| delta_error(e.into(), &doing))
+    }
+
+    async fn history(&self) -> Result<Vec<CommitRecord>> {
+        crate::history::records(&self.location, self.version()).await
     }
 
     fn as_any(&self) -> &dyn Any {

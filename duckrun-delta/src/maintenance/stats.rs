@@ -33,7 +33,8 @@ fn of(version: u64, state: &LogState, log: &LogFolder, properties: &Properties, 
     stats.tombstones = state.tombstones.len() as u64;
     let horizon = horizon(now, properties.deleted_file_retention).timestamp_millis();
     stats.expired_tombstones = state.tombstones.iter().filter(|t| t.removed_at <= horizon).count() as u64;
-    stats.commits_since_checkpoint = state.checkpoint.map_or(version + 1, |c| version.saturating_sub(c));
+    // The creation does not count, so that checkpoints come at multiples of the interval, as other writers have them.
+    stats.commits_since_checkpoint = version - state.checkpoint.unwrap_or(0).min(version);
     stats.log_entries = log.commits.len() as u64;
     stats.oldest_log_entry = log.commits.values().next().copied();
     if properties.clean_log
