@@ -32,6 +32,8 @@ pub(crate) struct Args {
     pub(crate) limit_mb: Option<u64>,
     /// How many times the limit the data are.
     pub(crate) times: u64,
+    /// Plans without the floors, to see what they have to be.
+    pub(crate) no_floors: bool,
     /// Only tables of this many files.
     pub(crate) files: Option<u64>,
     pub(crate) keep: bool,
@@ -61,6 +63,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Command> 
         data: data::default_dir(),
         limit_mb: None,
         times: 10,
+        no_floors: false,
         files: None,
         keep: false,
         json: false,
@@ -80,6 +83,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Command> 
             "--data" => args.data = PathBuf::from(value()?),
             "--limit-mb" => args.limit_mb = Some(number(&word, &value()?)?),
             "--times" => args.times = number(&word, &value()?)?,
+            "--no-floors" => args.no_floors = true,
             "--files" => args.files = Some(number(&word, &value()?)?),
             "--keep" => args.keep = true,
             "--json" => args.json = true,
@@ -114,6 +118,7 @@ options:
   --codec zstd|snappy   compression of what is written (zstd, level 1)
   --limit-mb N          memory limit in MiB: of suite memory; suite merge measures how it grows under it (see below)
   --times N             suite memory: data of N times the limit (10)
+  --no-floors           suite memory: plan below the floors too, to find the limit at which a job breaks
   --files N             suite merge: only tables of N files (of 1 and 10)
   --threads N           threads of every subject (as many as this process may use)
   --case NAME           only this case

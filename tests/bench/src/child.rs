@@ -34,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) files: TableFiles,
     /// The memory that the subject may use; otherwise what it detects.
     pub(crate) limit: Option<Limit>,
+    /// Whether the plan's floors are put out of force.
+    pub(crate) no_floors: bool,
 }
 
 /// How a subject's memory is limited, in bytes.

@@ -104,6 +104,7 @@ fn measure(
             threads: args.threads,
             files: TableFiles::default(),
             limit: None,
+            no_floors: false,
         };
         let run = one(&job, case);
         done_with(&output, args.keep && last && run.is_ok())?;

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use super::Suite;
 use super::lineitem::{self, Rows, TABLE, Table};
-use super::shared::{files, quoted, runtime, session};
+use super::shared::{files, memory_settings, quoted, runtime, session};
 use crate::args::Args;
 use crate::child::{self, Changes, Done, Ended, Figures, Job, Limit, TableFiles};
 use crate::stats::median;
@@ -248,6 +248,7 @@ impl<'a> Start<'a> {
             threads: args.threads,
             files: TableFiles::default(),
             limit: Some(Limit::Group(limit)),
+            no_floors: args.no_floors,
         };
         let ended = child::launch(&job, Some(group));
         let fault = match &ended {
@@ -300,7 +301,7 @@ async fn report(model: Model) -> duckrun::Result<Option<Changes>> {
 
 /// A compaction as maintenance does it, planned, and with a place to spill.
 async fn compact(session: &Session, job: &Job) -> duckrun::Result<Option<Changes>> {
-    let settings = MemorySettings { threads: Some(job.threads), ..MemorySettings::default() };
+    let settings = memory_settings(job);
     let limit = EffectiveLimit::detect(&SystemProbe::new().sample(), &settings);
     let plan = memory::plan(&limit, &settings, memory::Job::Compact)?;
     let spill = SpillDir::create(&plan.spill)?;

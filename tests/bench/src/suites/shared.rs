@@ -5,6 +5,7 @@ use std::path::Path;
 use deltalake::DeltaTable;
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::create_session;
+use duckrun::memory::{Floors, MIB};
 use duckrun::{FileOptions, MemorySettings, Session};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -14,13 +15,30 @@ use url::Url;
 use crate::Result;
 use crate::child::{Codec, Job, Limit};
 
+/// A session over the job's output folder.
 pub(super) async fn session(job: &Job) -> Result<Session> {
+    Ok(Session::open(&job.output).writable().memory(memory_settings(job)).await?)
+}
+
+/// The job's threads and limit; everything else is detected.
+pub(super) fn memory_settings(job: &Job) -> MemorySettings {
     let limit = match job.limit {
         Some(Limit::Setting(bytes)) => Some(bytes),
         Some(Limit::Group(_)) | None => None,
     };
-    let memory = MemorySettings { threads: Some(job.threads), limit, ..MemorySettings::default() };
-    Ok(Session::open(&job.output).writable().memory(memory).await?)
+    let mut settings = MemorySettings { threads: Some(job.threads), limit, ..MemorySettings::default() };
+    if job.no_floors {
+        // The least that settings may say, or that is not plainly absurd.
+        settings.floors = Floors {
+            process: 40 * MIB,
+            engine: 32 * MIB,
+            reserve: 16 * MIB,
+            writer: 16 * MIB,
+            delta_rs: 0,
+            delta_rs_merge: 0,
+        };
+    }
+    settings
 }
 
 pub(super) fn files(job: &Job) -> FileOptions {

@@ -126,6 +126,7 @@ impl<'a> Start<'a> {
             threads: args.threads,
             files: self.files.clone(),
             limit: limit.map(|(limit, _)| limit),
+            no_floors: false,
         };
         let ended = child::launch(&job, limit.and_then(|(_, group)| group));
         let checked = ended.and_then(|ended| match ended {
