@@ -275,7 +275,8 @@ fn child(job: &Job) -> Result<Done> {
             "append" => report(model.strategy(Append::default())).await,
             "merge" => report(model.strategy(Merge::on(["l_orderkey", "l_linenumber"]))).await,
             "microbatch" => {
-                report(model.strategy(MicrobatchWindow::new("l_shipdate", "1995-01-01", "1996-01-01"))).await
+                let (start, end) = ("1995-01-01T00:00:00Z".parse()?, "1996-01-01T00:00:00Z".parse()?);
+                report(model.strategy(MicrobatchWindow::new("l_shipdate", start, end))).await
             }
             "compaction" => compact(&session, job).await,
             other => Err(Error::internal(format!("there is no job {other}"))),

@@ -79,8 +79,8 @@ pub(super) const CASES: &[Case] = &[
             "select * replace ( \
                case when hash(l_orderkey, l_linenumber) % 10 = 9 then l_orderkey + 8 else l_orderkey end as l_orderkey, \
                (l_quantity + 1)::decimal(15, 2) as l_quantity, reverse(l_comment) as l_comment) \
-             from lineitem, (select max(l_orderkey) as last from lineitem) \
-             where l_orderkey * 100 >= last * 45 and l_orderkey * 100 < last * 46",
+             from lineitem where l_orderkey * 100 >= (select max(l_orderkey) * 45 from lineitem) \
+             and l_orderkey * 100 < (select max(l_orderkey) * 46 from lineitem)",
         ),
         expected: UPSERTED,
     },

@@ -1,7 +1,7 @@
 //! The subjects `ours` and `limit`; see the suite for what each stands for. All of this runs in child processes.
 
 use duckdb::Connection;
-use duckrun::{BatchSize, FullSync, Insert, Merge, Microbatch, MicrobatchWindow, ReplaceWhere, Report};
+use duckrun::{FullSync, Insert, Merge, MicrobatchWindow, ReplaceWhere, Report};
 
 use super::cases::{Case, Change, KEYS, MONTH, ONE_IN_A_HUNDRED, TWO_COLUMNS};
 use crate::Result;
@@ -24,7 +24,14 @@ pub(super) fn ours(job: &Job, case: &Case) -> Result<Done> {
             Change::Sync => model.strategy(FullSync::on(KEYS)).run().await?,
             Change::ReplaceWhere => model.strategy(ReplaceWhere::new(MONTH)).run().await?,
             Change::Microbatch => {
-                model.strategy(MicrobatchWindow::new("l_shipdate", "1995-03-01", "1995-04-01")).run().await?
+                model
+                    .strategy(MicrobatchWindow::new(
+                        "l_shipdate",
+                        "1995-03-01T00:00:00Z".parse()?,
+                        "1995-04-01T00:00:00Z".parse()?,
+                    ))
+                    .run()
+                    .await?
             }
             Change::Delete => session.table(TABLE)?.delete(ONE_IN_A_HUNDRED).await?,
             Change::Update => {
