@@ -4,7 +4,8 @@ use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use duckrun::{Append, FairGovernor, MemorySettings, Merge, Model, Overwrite, Session};
+use duckrun::delta::Merge;
+use duckrun::{Append, FairGovernor, MemorySettings, Model, Overwrite, Session};
 use duckrun_testkit::MemoryGroup;
 
 /// The limit of the single run, in bytes.

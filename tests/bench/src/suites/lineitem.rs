@@ -137,7 +137,8 @@ pub(super) fn list(files: &[PathBuf]) -> Result<String> {
 fn make(root: &Path, input: &Path, files: u64, codec: Codec) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let session = Session::open(root).writable().await?;
+        // Many small files are wanted here.
+        let session = Session::open(root).maintenance(false).writable().await?;
         let input = utf8(input)?.replace('\'', "''");
         for i in 0..files {
             let options =
@@ -148,7 +149,7 @@ fn make(root: &Path, input: &Path, files: u64, codec: Codec) -> Result<()> {
             );
             let model = session.model(TABLE).sql(part).files(options);
             let model = if i == 0 { model.strategy(Overwrite::default()) } else { model.strategy(Append::default()) };
-            model.run().await?.committed()?;
+            model.run().await?.committed().map(drop)?;
         }
         Ok(())
     })

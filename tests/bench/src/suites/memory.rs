@@ -13,20 +13,17 @@
 //! `refused: needs X MiB`, said before anything is read; `killed` by the kernel; `failed`, with the reason.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use duckrun::core::maintenance::{Action, MaintenanceOptions, TableMaintenance};
-use duckrun::memory::{self, EffectiveLimit, MIB, MemoryProbe, SpillDir, SystemProbe};
-use duckrun::{
-    Append, Error, MemorySettings, Merge, MicrobatchWindow, Model, Overwrite, RunContext, Session,
-    delta::DeltaMaintenance,
-};
+use duckrun::core::maintenance::MaintenanceOptions;
+use duckrun::delta::{Merge, MicrobatchWindow};
+use duckrun::memory::{self, MIB};
+use duckrun::{Append, Error, Model, Overwrite, Session};
 use duckrun_testkit::MemoryGroup;
 use serde::Serialize;
 
 use super::Suite;
 use super::lineitem::{self, Rows, TABLE, Table};
-use super::shared::{files, memory_settings, quoted, runtime, session};
+use super::shared::{files, quoted, runtime, session};
 use crate::args::Args;
 use crate::child::{self, Changes, Done, Ended, Figures, Job, Limit, TableFiles};
 use crate::stats::median;
@@ -296,22 +293,21 @@ fn child(job: &Job) -> Result<Done> {
 
 async fn report(model: Model) -> duckrun::Result<Option<Changes>> {
     let report = model.run().await?.committed()?;
-    tracing::info!("{report}\n{}", report.memory.picture());
     Ok(report.metrics().map(Changes::from))
 }
 
-/// A compaction as maintenance does it, planned, and with a place to spill.
 async fn compact(session: &Session, job: &Job) -> duckrun::Result<Option<Changes>> {
-    let settings = memory_settings(job);
-    let limit = EffectiveLimit::detect(&SystemProbe::new().sample(), &settings);
-    let plan = memory::plan(&limit, &settings, memory::Job::Compact)?;
-    let spill = SpillDir::create(&plan.spill)?;
-    let cx = RunContext::new(plan).with_spill(Some(Arc::new(spill)));
-    let mut options = MaintenanceOptions::default();
-    options.files = files(job);
-    let table = DeltaMaintenance::new(session.table(TABLE)?, options);
-    let applied = table.apply(&cx, &Action::Compact { partitions: Vec::new() }).await?;
-    Ok(Some(Changes { files_added: applied.files_added, files_removed: applied.files_removed, ..Changes::default() }))
+    let options = MaintenanceOptions { files: files(job), ..MaintenanceOptions::default() };
+    let report = session.maintain(TABLE).options(options).compact().run().await?;
+    if !report.is_clean() {
+        return Err(Error::internal(report.to_string()));
+    }
+    let mut changes = Changes::default();
+    for applied in report.tables.iter().flat_map(|(_, table)| table.applied()) {
+        changes.files_added += applied.files_added;
+        changes.files_removed += applied.files_removed;
+    }
+    Ok(Some(changes))
 }
 
 /// The bytes that would do, where a plan was refused.

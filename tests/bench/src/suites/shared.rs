@@ -6,7 +6,7 @@ use deltalake::DeltaTable;
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::create_session;
 use duckrun::memory::{Floors, MIB};
-use duckrun::{FileOptions, MemorySettings, Session};
+use duckrun::{FileOptions, MemorySettings, Session, SessionBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use tokio::runtime::Runtime;
@@ -17,11 +17,16 @@ use crate::child::{Codec, Job, Limit};
 
 /// A session over the job's output folder.
 pub(super) async fn session(job: &Job) -> Result<Session> {
-    Ok(Session::open(&job.output).writable().memory(memory_settings(job)).await?)
+    Ok(session_builder(job).await?)
+}
+
+/// The same before it is opened.
+pub(super) fn session_builder(job: &Job) -> SessionBuilder {
+    Session::open(&job.output).writable().memory(memory_settings(job))
 }
 
 /// The job's threads and limit; everything else is detected.
-pub(super) fn memory_settings(job: &Job) -> MemorySettings {
+fn memory_settings(job: &Job) -> MemorySettings {
     let limit = match job.limit {
         Some(Limit::Setting(bytes)) => Some(bytes),
         Some(Limit::Group(_)) | None => None,

@@ -1,17 +1,19 @@
 //! The subjects `ours` and `limit`; see the suite for what each stands for. All of this runs in child processes.
 
 use duckdb::Connection;
-use duckrun::{FullSync, Insert, Merge, MicrobatchWindow, ReplaceWhere, Report};
+use duckrun::Report;
+use duckrun::delta::{Delete, FullSync, Insert, Merge, MicrobatchWindow, ReplaceWhere, Update};
 
 use super::cases::{Case, Change, KEYS, MONTH, ONE_IN_A_HUNDRED, TWO_COLUMNS};
 use crate::Result;
 use crate::child::{Changes, Done, Job};
 use crate::suites::lineitem::{TABLE, list};
-use crate::suites::shared::{copy, files, quoted, runtime, session};
+use crate::suites::shared::{copy, files, quoted, runtime, session_builder};
 
 pub(super) fn ours(job: &Job, case: &Case) -> Result<Done> {
     runtime(job)?.block_on(async {
-        let session = session(job).await?;
+        // Maintenance is no part of the change: ten files that are due for compaction would be compacted in the same run.
+        let session = session_builder(job).maintenance(false).await?;
         let model = session.model(TABLE).files(files(job));
         let model = match case.source {
             Some(_) => model.sql(format!("select * from read_parquet({})", quoted(&job.input)?)),
@@ -33,10 +35,10 @@ pub(super) fn ours(job: &Job, case: &Case) -> Result<Done> {
                     .run()
                     .await?
             }
-            Change::Delete => session.table(TABLE)?.delete(ONE_IN_A_HUNDRED).await?,
+            Change::Delete => model.strategy(Delete::rows_where(ONE_IN_A_HUNDRED)).run().await?,
             Change::Update => {
-                let set = [("l_returnflag", "'X'"), ("l_linestatus", "'Y'")];
-                session.table(TABLE)?.update(set, Some(ONE_IN_A_HUNDRED)).await?
+                let update = Update::new([("l_returnflag", "'X'"), ("l_linestatus", "'Y'")]);
+                model.strategy(update.rows_where(ONE_IN_A_HUNDRED)).run().await?
             }
         };
         done(report)
