@@ -4,8 +4,7 @@ use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use duckrun::delta::Merge;
-use duckrun::{Append, FairGovernor, MemorySettings, Model, Overwrite, Session};
+use duckrun::{Append, FairGovernor, MemorySettings, Merge, Model, Overwrite, Session};
 use duckrun_testkit::MemoryGroup;
 
 /// The limit of the single run, in bytes.

@@ -14,10 +14,8 @@
 
 use std::path::{Path, PathBuf};
 
-use duckrun::core::maintenance::MaintenanceOptions;
-use duckrun::delta::{Merge, MicrobatchWindow};
 use duckrun::memory::{self, MIB};
-use duckrun::{Append, Error, Model, Overwrite, Session};
+use duckrun::{Append, Error, MaintenanceOptions, Merge, MicrobatchWindow, Model, Overwrite, Session};
 use duckrun_testkit::MemoryGroup;
 use serde::Serialize;
 

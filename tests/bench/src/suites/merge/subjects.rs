@@ -1,8 +1,7 @@
 //! The subjects `ours` and `limit`; see the suite for what each stands for. All of this runs in child processes.
 
 use duckdb::Connection;
-use duckrun::Report;
-use duckrun::delta::{Delete, FullSync, Insert, Merge, MicrobatchWindow, ReplaceWhere, Update};
+use duckrun::{FullSync, Insert, Merge, MicrobatchWindow, ReplaceWhere, Report};
 
 use super::cases::{Case, Change, KEYS, MONTH, ONE_IN_A_HUNDRED, TWO_COLUMNS};
 use crate::Result;
@@ -35,10 +34,10 @@ pub(super) fn ours(job: &Job, case: &Case) -> Result<Done> {
                     .run()
                     .await?
             }
-            Change::Delete => model.strategy(Delete::rows_where(ONE_IN_A_HUNDRED)).run().await?,
+            Change::Delete => session.table(TABLE)?.delete(ONE_IN_A_HUNDRED).files(files(job)).run().await?,
             Change::Update => {
-                let update = Update::new([("l_returnflag", "'X'"), ("l_linestatus", "'Y'")]);
-                model.strategy(update.rows_where(ONE_IN_A_HUNDRED)).run().await?
+                let set = [("l_returnflag", "'X'"), ("l_linestatus", "'Y'")];
+                session.table(TABLE)?.update(set, Some(ONE_IN_A_HUNDRED)).files(files(job)).run().await?
             }
         };
         done(report)
