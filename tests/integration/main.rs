@@ -14,4 +14,5 @@ mod merges;
 mod readers;
 mod reading;
 mod runs;
+mod sources;
 mod support;

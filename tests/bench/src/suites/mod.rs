@@ -4,6 +4,7 @@ mod lineitem;
 mod memory;
 mod merge;
 mod shared;
+mod sources;
 mod write;
 mod write_subjects;
 
@@ -33,7 +34,7 @@ pub(crate) struct Case {
     pub(crate) operations: u64,
 }
 
-const SUITES: &[Suite] = &[write::SUITE, merge::SUITE, memory::SUITE];
+const SUITES: &[Suite] = &[write::SUITE, merge::SUITE, memory::SUITE, sources::SUITE];
 
 /// The suite of that name, or an error that lists the suites.
 pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {

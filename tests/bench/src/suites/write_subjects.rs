@@ -124,7 +124,7 @@ fn delta_rs_write(
 }
 
 /// Nothing but a commit will do: there is nobody to be in conflict with.
-fn committed(report: &Report) -> Result<()> {
+pub(super) fn committed(report: &Report) -> Result<()> {
     report.version().map(|_| ()).ok_or_else(|| report.to_string().into())
 }
 
