@@ -3,6 +3,7 @@
 mod lineitem;
 mod memory;
 mod merge;
+mod rewrite;
 mod shared;
 mod sources;
 mod write;
@@ -34,7 +35,7 @@ pub(crate) struct Case {
     pub(crate) operations: u64,
 }
 
-const SUITES: &[Suite] = &[write::SUITE, merge::SUITE, memory::SUITE, sources::SUITE];
+const SUITES: &[Suite] = &[write::SUITE, merge::SUITE, rewrite::SUITE, memory::SUITE, sources::SUITE];
 
 /// The suite of that name, or an error that lists the suites.
 pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {
