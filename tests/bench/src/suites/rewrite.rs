@@ -24,17 +24,22 @@ use duckrun::{
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::shared::runtime;
 use super::write_subjects::limit_overwrite;
 use super::{Case, Suite};
-use crate::Result;
 use crate::args::Args;
-use crate::child::Job;
+use crate::child::{Done, Job};
+use crate::{Result, runner};
 
 pub(super) const SUITE: Suite =
-    Suite { name: "rewrite", about: "changing rows of one file, against COPY of the file", cases, run };
+    Suite { name: "rewrite", about: "changing rows of one file, against COPY of the file", run, child };
 
 /// Every so many rows change in the scattered cases.
 const STEP: u64 = 100;
+
+fn run(args: &Args) -> Result<()> {
+    runner::run(SUITE.name, cases(args), args)
+}
 
 fn cases(args: &Args) -> Vec<Case> {
     let case =
@@ -50,16 +55,13 @@ fn cases(args: &Args) -> Vec<Case> {
     ]
 }
 
-fn run(job: &Job) -> Result<()> {
+fn child(job: &Job) -> Result<Done> {
     match job.subject.as_str() {
         "limit" => limit_overwrite(job, None, false),
         "ours" => runtime(job)?.block_on(ours(job)),
         subject => Err(format!("there is no subject {subject}").into()),
     }
-}
-
-fn runtime(job: &Job) -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(job.threads).enable_all().build()?)
+    .map(|()| Done::default())
 }
 
 async fn ours(job: &Job) -> Result<()> {
