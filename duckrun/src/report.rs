@@ -77,6 +77,8 @@ pub struct Window {
 }
 
 /// A window that failed after others were done.
+///
+/// Windows that did not run are not caught up by the next run, which starts at its lookback: run it once with a begin and an end.
 #[non_exhaustive]
 #[derive(Debug)]
 pub struct FailedWindow {
