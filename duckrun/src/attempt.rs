@@ -41,6 +41,7 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
         let report = Report {
             table: name.to_string(),
             strategy: model.strategy.name().to_owned(),
+            executor: done.executor,
             read_version: done.read,
             outcome: done.outcome,
             warnings: done.warnings,
@@ -62,6 +63,7 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
 }
 
 struct Done {
+    executor: String,
     read: Option<u64>,
     outcome: CommitOutcome,
     warnings: Vec<String>,
@@ -133,6 +135,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
     }
     tracing::debug!(action = ?changes, conflict = ?plan.conflict, reads_target, "planned");
     let settings = engine.settings().await?;
+    let executor = model.session.inner.executor.chosen(at.as_deref(), &plan);
     let job = WriteJob {
         engine,
         store: store.as_ref(),
@@ -147,6 +150,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
     watch.end(Phase::Writing);
 
     let mut done = Done {
+        executor,
         read: at.as_ref().map(|s| s.version()),
         outcome,
         warnings,

@@ -44,7 +44,8 @@ pub use duckrun_core::{
 };
 pub use duckrun_delta as delta;
 pub use duckrun_delta::{
-    Append, DeltaMaintenance, DeltaStore, Location, Overwrite, SafeAppend, SqlExecutor, strategy_by_name,
+    Append, DeltaMaintenance, DeltaRsExecutor, DeltaRsOptions, DeltaStore, FirstThatAccepts, Location, Overwrite,
+    SafeAppend, SqlExecutor, strategy_by_name,
 };
 pub use duckrun_maintenance as maintenance;
 pub use duckrun_maintenance::{DefaultPolicy, PolicySettings};
