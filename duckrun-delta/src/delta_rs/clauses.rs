@@ -5,13 +5,13 @@ use deltalake::datafusion::common::tree_node::{Transformed, TreeNode};
 use deltalake::datafusion::common::{Column, DFSchema, ScalarValue};
 use deltalake::datafusion::execution::SessionState;
 use deltalake::datafusion::logical_expr::utils::{conjunction, disjunction};
-use deltalake::datafusion::logical_expr::{BinaryExpr, Expr as Logical, Operator, lit};
+use deltalake::datafusion::logical_expr::{Expr as Logical, Operator, lit};
 use deltalake::datafusion::prelude::DataFrame;
 use deltalake::operations::merge::{DeleteBuilder, InsertBuilder, MergeBuilder, UpdateBuilder};
 use deltalake::{DeltaResult, DeltaTable};
 use duckrun_core::{Assignment, Clause, Error, MergePlan, NullKeys, Result, Snapshot, Then, When};
 
-use super::expr::{Computed, Prepared, SOURCE, TARGET, column, comparable, schema_of};
+use super::expr::{Computed, Prepared, SOURCE, TARGET, column, comparable, operation, schema_of};
 use crate::snapshot::DeltaSnapshot;
 
 /// The clauses of a plan, but for what DuckDB has to compute first.
@@ -215,7 +215,7 @@ impl Finish<'_> {
             return None;
         }
         let differs =
-            |(c, value): &(String, Logical)| binary(column(TARGET, c), Operator::IsDistinctFrom, value.clone());
+            |(c, value): &(String, Logical)| operation(column(TARGET, c), Operator::IsDistinctFrom, value.clone());
         disjunction(list.iter().map(differs))
     }
 }
@@ -276,10 +276,6 @@ fn delete(builder: DeleteBuilder, condition: Option<Logical>) -> DeleteBuilder {
     }
 }
 
-fn binary(left: Logical, op: Operator, right: Logical) -> Logical {
-    Logical::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
-}
-
 /// One condition per key.
 fn keys_equal(merge: &MergePlan, target: &Schema) -> Result<Vec<Logical>> {
     if !merge.source {
@@ -291,7 +287,7 @@ fn keys_equal(merge: &MergePlan, target: &Schema) -> Result<Vec<Logical>> {
             .field_with_name(key)
             .map_err(|_| Error::invalid(format!("the key {key:?} is no column of the table")))?;
         let side = |qualifier| comparable(column(qualifier, key), field.data_type());
-        Ok(binary(side(TARGET), op, side(SOURCE)))
+        Ok(operation(side(TARGET), op, side(SOURCE)))
     };
     merge.keys.iter().map(one).collect()
 }

@@ -368,29 +368,43 @@ fn checked(e: Logical, schema: &DFSchema) -> Result<Transformed<Logical>, DataFu
                 | (Class::TimestampNtz, Class::Date) => Ok(Transformed::no(e)),
                 (Class::Float, Class::Float | Class::Integer) | (Class::Integer, Class::Float) => {
                     let sides = (comparable(*left.clone(), &lt), comparable(*right.clone(), &rt));
-                    let both = BinaryExpr::new(Box::new(sides.0), *op, Box::new(sides.1));
-                    Ok(Transformed::yes(Logical::BinaryExpr(both)))
+                    Ok(Transformed::yes(operation(sides.0, *op, sides.1)))
                 }
                 (a, b) if text_literal && (temporal(a) || temporal(b)) => Ok(Transformed::no(e)),
                 _ => refused(),
             }
         }
         Operator::Plus | Operator::Minus | Operator::Multiply => match (l, r) {
+            // A decimal of up to 15 digits is the same double in both engines.
+            _ if short_decimal(&rt) && lt == DataType::Float64 => {
+                Ok(Transformed::yes(operation(*left.clone(), *op, cast(*right.clone(), DataType::Float64))))
+            }
+            _ if short_decimal(&lt) && rt == DataType::Float64 => {
+                Ok(Transformed::yes(operation(cast(*left.clone(), DataType::Float64), *op, *right.clone())))
+            }
             (Class::Float, Class::Float | Class::Integer)
             | (Class::Integer, Class::Float)
             | (Class::Decimal, Class::Decimal | Class::Integer)
             | (Class::Integer, Class::Decimal) => Ok(Transformed::no(e)),
             // Integers wrap in DataFusion. As decimals they cannot overflow, and the cast back fails where they did.
             (Class::Integer, Class::Integer) => {
-                let wide = |e: &Logical| Box::new(cast(e.clone(), DataType::Decimal128(19, 0)));
-                let both = Logical::BinaryExpr(BinaryExpr::new(wide(left), *op, wide(right)));
-                Ok(Transformed::yes(cast(both, DataType::Int64)))
+                let wide = |e: &Logical| cast(e.clone(), DataType::Decimal128(19, 0));
+                Ok(Transformed::yes(cast(operation(wide(left), *op, wide(right)), DataType::Int64)))
             }
             _ => refused(),
         },
         Operator::StringConcat if l == Class::Text && r == Class::Text => Ok(Transformed::no(e)),
         _ => refused(),
     }
+}
+
+/// An operation on two expressions.
+pub(super) fn operation(left: Logical, op: Operator, right: Logical) -> Logical {
+    Logical::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
+}
+
+fn short_decimal(ty: &DataType) -> bool {
+    matches!(ty, DataType::Decimal128(..=15, _))
 }
 
 fn with_constants(e: Logical, constants: &[ScalarValue]) -> Transformed<Logical> {

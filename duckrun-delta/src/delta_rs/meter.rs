@@ -14,6 +14,7 @@ use deltalake::datafusion::common::DataFusionError;
 use deltalake::datafusion::execution::memory_pool::{
     FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
+use duckrun_core::Error;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -32,6 +33,7 @@ pub(super) struct Meter {
     peak: AtomicU64,
     stopped: AtomicBool,
     written: Mutex<Vec<Path>>,
+    failure: Mutex<Option<Error>>,
 }
 
 impl Meter {
@@ -71,6 +73,15 @@ impl Meter {
     /// The objects that were written, by their paths below the table.
     pub(super) fn written(&self) -> Vec<Path> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps the failure of the incoming rows: delta-rs hands it on as text.
+    pub(super) fn fail(&self, e: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+    }
+
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn check(&self) -> Result<()> {

@@ -41,7 +41,11 @@ impl PartitionStream for OneShot {
                     if !meter.tick() {
                         return Err(DataFusionError::Execution("the run was stopped".to_owned()));
                     }
-                    let batch = batch.map_err(|e| DataFusionError::External(Box::new(e)))?;
+                    let batch = batch.map_err(|e| {
+                        let text = e.to_string();
+                        meter.fail(e);
+                        DataFusionError::Execution(text)
+                    })?;
                     meter.add_rows(batch.num_rows());
                     Ok(batch)
                 })
