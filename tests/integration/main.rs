@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod concurrency;
+mod delta_rs_executor;
 mod exactly_once;
 mod maintained;
 mod maintenance;
