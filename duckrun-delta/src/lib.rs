@@ -23,7 +23,6 @@ mod protocol;
 mod prune;
 mod read;
 mod rewrite;
-#[allow(dead_code)]
 mod scan;
 mod schema;
 mod snapshot;

@@ -12,7 +12,7 @@ pub(crate) mod conform;
 mod dictionary;
 mod drive;
 pub(crate) mod encode;
-mod gather;
+pub(crate) mod gather;
 pub(crate) mod layout;
 pub(crate) mod litter;
 pub(crate) mod partition;
