@@ -208,6 +208,20 @@ impl Format for CsvFormat {
             return Err(e.with_operation("reading CSV options"));
         }
         let files = nonempty(scan, !self.columns.is_empty())?;
+        if !self.columns.is_empty() && files.len() > 1 {
+            let paths: Vec<String> = files.iter().map(|f| f.path.clone()).collect();
+            let mixed = tokio::task::spawn_blocking(move || {
+                other_line_ends(&paths).map(|(one, other)| (one.to_owned(), other.to_owned()))
+            });
+            if let Some((one, other)) =
+                mixed.await.map_err(|e| Error::internal("reading line ends panicked").with_source(e))?
+            {
+                return Err(Error::unsupported(format!(
+                    "{one} and {other} end their lines differently (LF, CR LF), and with stated columns DuckDB would lose rows \
+                     of one of them: state types instead of columns, or rewrite the file"
+                )));
+            }
+        }
         let columns = self.common_columns(scan, &files).await.unwrap_or_default();
         Ok(Scan { files: &files, ..scan.clone() }.select("read_csv", self.options(&columns)))
     }
@@ -216,16 +230,28 @@ impl Format for CsvFormat {
 /// The longest header that is compared.
 const HEADER: u64 = 1 << 20;
 
-/// Whether all files begin with the same line, and that line is a whole header. A file that cannot be read is not said to.
+/// Two files of which one ends its lines with CR LF and the other with LF alone. With stated columns DuckDB 2.0 takes the line
+/// ends of the first file for all, and loses the rows of the others without a word.
+fn other_line_ends(paths: &[String]) -> Option<(&str, &str)> {
+    let windows = |path: &String| -> Option<bool> {
+        let mut line = Vec::new();
+        BufReader::with_capacity(4_096, File::open(path).ok()?).take(HEADER).read_until(b'\n', &mut line).ok()?;
+        line.ends_with(b"\n").then(|| line.ends_with(b"\r\n"))
+    };
+    let mut ends = paths.iter().filter_map(|path| Some((path.as_str(), windows(path)?)));
+    let (first, of_first) = ends.next()?;
+    ends.find(|(_, end)| *end != of_first).map(|(other, _)| (first, other))
+}
+
+/// Whether all files begin with the same line, its end included, and that line is a whole header. A file that cannot be read
+/// is not said to.
 fn have_one_header(paths: &[String], quote: &str) -> bool {
     let first_line = |path: &String| -> Option<Vec<u8>> {
         let mut line = Vec::new();
         BufReader::with_capacity(4_096, File::open(path).ok()?).take(HEADER).read_until(b'\n', &mut line).ok()?;
         // A line break within quotes is not the header's end.
         let quotes = quote.as_bytes().first().map_or(0, |q| line.iter().filter(|b| *b == q).count());
-        let whole = line.pop() == Some(b'\n') && quotes.is_multiple_of(2);
-        let line = line.strip_suffix(b"\r").unwrap_or(&line);
-        (whole && !line.is_empty()).then(|| line.to_vec())
+        (line.ends_with(b"\n") && quotes.is_multiple_of(2)).then_some(line)
     };
     let Some(header) = paths.first().and_then(first_line) else { return false };
     paths[1..].iter().all(|path| first_line(path).as_ref() == Some(&header))

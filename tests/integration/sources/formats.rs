@@ -105,6 +105,7 @@ async fn a_stated_dialect_reads_what_a_sniffed_one_reads() {
     for (folder, files, expected) in [
         // One header, one type, quotes in the second file only.
         ("same", vec![day, quoted], vec!["1|plain|2020-12-25|2020-12-25T10:00:00.500", "2|a, b \"c\"|NULL|NULL"]),
+        ("quotes", vec!["n,s\n1,a\n", "n,s\n2,\"b, \"\"x\"\"\"\n"], vec!["1|a", "2|b, \"x\""]),
         // Text in a later file makes the column text for all.
         ("types", vec!["a\n1\n", "a\nx\n"], vec!["1", "x"]),
         ("dates", vec!["d\n25/12/2020\n", "d\n26/12/2020\n"], vec!["2020-12-25", "2020-12-26"]),
@@ -128,6 +129,10 @@ async fn a_stated_dialect_reads_what_a_sniffed_one_reads() {
             assert_eq!(rows_of(&lake, typed, "select a || '!' from s").await, ["1!", "x!"]);
         }
     }
+    // DuckDB 2.0 would lose the rows of the file with the other line ends.
+    let stated = Csv::folder(lake.root().join("same")).header(true).column("n", "BIGINT").column("s", "VARCHAR");
+    let e = error_of(&lake, stated.column("day", "DATE").column("at", "TIMESTAMP")).await;
+    assert!(e.contains("ROOT/same/0.csv and ROOT/same/1.csv end their lines differently"), "{e}");
     let named = Csv::folder(lake.root().join("same")).rfc4180().filename_relative_to(lake.root());
     assert_eq!(rows_of(&lake, named, "select n, filename from s").await, ["1|same/0.csv", "2|same/1.csv"]);
 }
