@@ -115,6 +115,8 @@ pub struct MergePlan {
     pub skip_unchanged: bool,
     /// The incoming columns, in the types that the expressions see: the table's, where the table has the column.
     pub incoming: SchemaRef,
+    /// Whether the table is created or emptied: nothing matches, and every row that is there goes.
+    pub fresh: bool,
 }
 
 impl MergePlan {
@@ -129,6 +131,7 @@ impl MergePlan {
             clauses: Vec::new(),
             skip_unchanged: true,
             incoming,
+            fresh: false,
         }
     }
 
@@ -148,13 +151,31 @@ pub struct Clause {
     pub condition: Option<RowExpr>,
     /// What happens.
     pub then: Then,
+    /// Whether the incoming row of a match is inserted as well, by the clauses for rows that match nothing (a new version
+    /// beside the one that is closed).
+    pub also_insert: bool,
 }
 
 impl Clause {
     /// A clause.
     pub fn new(when: When, condition: Option<RowExpr>, then: Then) -> Self {
-        Self { when, condition, then }
+        Self { when, condition, then, also_insert: false }
     }
+}
+
+/// What every written row must fulfil beside its types; a violation names the column or constraint and the number of rows.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// No two of the written rows have the same values in these columns.
+    Unique(Vec<String>),
+    /// A constraint of the table: an expression over its columns, unqualified and quoted, that must be true (not NULL).
+    Holds {
+        /// The constraint's name.
+        name: String,
+        /// The expression, whose columns are listed as `target`.
+        condition: RowExpr,
+    },
 }
 
 /// Which rows a clause is about.
@@ -210,14 +231,16 @@ pub struct ReplacePlan {
     pub keep: Option<RowExpr>,
     /// What every incoming row must fulfil (over `source`); a row that does not is an error.
     pub check: Option<RowExpr>,
-    /// The incoming columns.
+    /// The incoming columns, in the types that the expressions see: the table's, where the table has the column.
     pub incoming: SchemaRef,
+    /// Whether the table is created or emptied: every row that is there goes.
+    pub fresh: bool,
 }
 
 impl ReplacePlan {
     /// A replacement that takes every incoming row.
     pub fn new(rows: Replaced, incoming: SchemaRef) -> Self {
-        Self { rows, keep: None, check: None, incoming }
+        Self { rows, keep: None, check: None, incoming, fresh: false }
     }
 }
 

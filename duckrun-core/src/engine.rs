@@ -1,6 +1,8 @@
 //! The contract of an engine: it runs SQL over registered relations and hands back streams of Arrow batches.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -72,6 +74,24 @@ pub trait EngineSession: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`describe`](EngineSession::describe); failures while running arrive in the stream.
     async fn query(&self, query: &Query) -> Result<BatchStream>;
+
+    /// Runs a query into a table of the session under a name, replacing one of that name; what does not fit the session's memory
+    /// is spilled. Returns the rows. Progress is reported while it runs.
+    ///
+    /// # Errors
+    /// As [`query`](EngineSession::query). There is no table after an error.
+    async fn materialize(&self, name: &RelationName, query: &Query) -> Result<u64> {
+        let rows = Arc::new(AtomicU64::new(0));
+        let stream = self.query(query).await?;
+        let (schema, counted) = (stream.schema().clone(), rows.clone());
+        let counting = futures::StreamExt::inspect(stream, move |batch| {
+            if let Ok(batch) = batch {
+                counted.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            }
+        });
+        self.register(name, Relation::Stream(BatchStream::new(schema, counting))).await?;
+        Ok(rows.load(Ordering::Relaxed))
+    }
 
     /// The settings in force, as the engine itself reports them.
     ///
@@ -193,6 +213,9 @@ pub struct Query {
     pub keep_order: bool,
     /// How timestamps without zone are stored.
     pub timestamps: TimestampMode,
+    /// Whether joins run as they are written: the rows on the right are laid out for look-up, those on the left pass by. For a
+    /// caller that knows how many rows there are better than the engine. A hint; the result is the same.
+    pub joins_as_written: bool,
 }
 
 impl Query {
@@ -212,6 +235,13 @@ impl Query {
     #[must_use]
     pub fn with_output(mut self, output: SchemaRef) -> Self {
         self.output = Some(output);
+        self
+    }
+
+    /// Sets whether joins run as they are written.
+    #[must_use]
+    pub fn with_joins_as_written(mut self, as_written: bool) -> Self {
+        self.joins_as_written = as_written;
         self
     }
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
+use crate::maintenance::{MaintenanceOptions, TableMaintenance};
 use crate::{
     AppTransaction, BatchStream, ColumnRange, CommitOutcome, DataFile, EngineSession, Error, FileOptions, FileSet,
     Query, ReadSet, Result, RunContext, TableFacts, TableState, Value, WritePlan,
@@ -376,6 +377,12 @@ pub trait TableStore: Send + Sync + fmt::Debug {
     /// For failures that are certain to have committed nothing. A conflict or a lost answer is an outcome, not an error.
     async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome>;
 
+    /// The table's maintenance, where the store has one; [`after_commit`](TableStore::after_commit) is not called then.
+    fn maintenance(&self, options: &MaintenanceOptions) -> Option<Arc<dyn TableMaintenance>> {
+        let _ = options;
+        None
+    }
+
     /// What is due right after a commit (a checkpoint). Returns what was done or failed, for the report; it never fails a run.
     async fn after_commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {
         let _ = (cx, at, version);
@@ -405,11 +412,12 @@ pub trait Strategy: Send + Sync + fmt::Debug {
     }
 
     /// The runs that it stands for, where it is more than one; they run one after another, each pinned after its predecessor.
+    /// `fresh` says that the table does not exist yet or is rebuilt.
     ///
     /// # Errors
     /// When the runs cannot be told from the options.
-    fn runs(&self, now: DateTime<Utc>) -> Result<Option<Vec<StrategyRun>>> {
-        let _ = now;
+    fn runs(&self, now: DateTime<Utc>, fresh: bool) -> Result<Option<Vec<StrategyRun>>> {
+        let _ = (now, fresh);
         Ok(None)
     }
 
@@ -456,6 +464,12 @@ pub trait Executor: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with the reason.
     fn accepts(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()>;
+
+    /// The name of the executor that will carry a plan out, where this one hands it on to others.
+    fn chosen(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> String {
+        let _ = (at, plan);
+        self.name().to_owned()
+    }
 
     /// Runs the query, stages its rows, commits.
     ///

@@ -7,25 +7,39 @@
 //! - files are removed only when the log proves that no commit names them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod change;
 mod changes;
 mod checkpoint;
 mod commit;
 mod deletion_vector;
+mod delta_rs;
 mod error;
 mod executor;
+mod fallback;
 mod history;
 mod location;
+mod maintenance;
 mod protocol;
 mod prune;
 mod read;
+mod rewrite;
+#[allow(dead_code)]
+mod scan;
 mod schema;
 mod snapshot;
 mod store;
 mod strategy;
 mod write;
 
+pub use delta_rs::{DeltaRsExecutor, DeltaRsOptions};
 pub use executor::SqlExecutor;
+pub use fallback::FirstThatAccepts;
 pub use location::Location;
+pub use maintenance::{DeltaMaintenance, VacuumPlan};
 pub use snapshot::DeltaSnapshot;
 pub use store::DeltaStore;
-pub use strategy::{Append, Overwrite, SafeAppend, strategy_by_name};
+pub use strategy::{
+    Append, BatchSize, CheckColumns, ClauseAction, ClauseConfig, Delete, DeleteInsert, FullSync, Insert,
+    InsertOverwrite, Merge, MergeClause, Microbatch, MicrobatchWindow, Overwrite, ReplaceWhere, SafeAppend, Scd2,
+    StrategyConfig, Update, strategy_by_name,
+};

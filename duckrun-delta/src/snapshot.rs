@@ -136,6 +136,11 @@ impl DeltaSnapshot {
         &self.location
     }
 
+    /// The log's files behind this version, for replays of our own.
+    pub(crate) fn lazy(&self) -> &LazySnapshot {
+        &self.lazy
+    }
+
     pub(crate) fn protocol(&self) -> &Protocol {
         &self.protocol
     }
@@ -216,7 +221,7 @@ fn descriptor(vectors: &StructArray, row: usize) -> Option<Descriptor> {
 }
 
 /// A string of any of Arrow's string layouts.
-fn text(array: &dyn Array, row: usize) -> Option<String> {
+pub(crate) fn text(array: &dyn Array, row: usize) -> Option<String> {
     if array.is_null(row) {
         return None;
     }

@@ -7,20 +7,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use duckrun_core::duckdb::{Connection, DuckDb};
+use duckrun_core::maintenance::MaintenanceOptions;
 use duckrun_core::{
     At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
     Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
-use duckrun_delta::{DeltaStore, Location, SqlExecutor};
+use duckrun_delta::{DeltaRsExecutor, DeltaStore, FirstThatAccepts, Location, SqlExecutor};
+use duckrun_maintenance::MaintenancePolicy;
 use duckrun_memory::{
     EffectiveLimit, FairGovernor, Governor, Job, Lease, MemoryProbe, MemorySettings, SpillDir, SystemProbe,
 };
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use url::Url;
 
+use crate::maintain::Upkeep;
 use crate::model::Model;
 use crate::pins;
+use crate::table::Table;
 use crate::tables::DeltaTables;
 
 /// Where the tables of a session are: `<root>/<schema>/<table>`.
@@ -45,7 +50,7 @@ pub(crate) struct Inner {
     probe: Arc<dyn MemoryProbe>,
     governor: Arc<dyn Governor>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) maintenance: bool,
+    pub(crate) upkeep: Upkeep,
 }
 
 impl Session {
@@ -84,12 +89,13 @@ impl Session {
         Model::new(self.clone(), name.into())
     }
 
-    /// The table's place, whether or not it exists.
+    /// A table, whether or not it exists: its versions, and changes of its rows.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a name that is not `schema.table`.
-    pub fn table(&self, name: &str) -> Result<DeltaStore> {
-        self.table_at(&name.parse()?)
+    pub fn table(&self, name: &str) -> Result<Table> {
+        let parsed = name.parse()?;
+        Ok(Table::new(self.clone(), self.table_at(&parsed)?, parsed))
     }
 
     pub(crate) fn table_at(&self, name: &TableName) -> Result<DeltaStore> {
@@ -113,7 +119,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::NotFound`] where there is no such table or version.
     pub async fn snapshot(&self, name: &str, at: At) -> Result<Arc<dyn Snapshot>> {
-        let store = self.table(name)?;
+        let store = self.table_at(&name.parse()?)?;
         match store.snapshot(at).await.map_err(|e| e.with_table(name))? {
             Some(snapshot) => Ok(snapshot),
             None => {
@@ -126,6 +132,18 @@ impl Session {
     /// Reads with SQL. Every Delta table that the SQL names is pinned; see [`Reader`] for other versions and parameters.
     pub fn sql(&self, sql: impl Into<String>) -> Reader {
         Reader { session: self.clone(), query: Query::new(sql), pinned: Vec::new(), sources: Vec::new() }
+    }
+
+    /// The store of the root, and the root's place in it.
+    pub(crate) fn root_store(&self) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        match &self.inner.root {
+            Root::Local(root) => {
+                let store = LocalFileSystem::new_with_prefix(root)
+                    .map_err(|e| Error::invalid("the root is not a folder").with_source(e))?;
+                Ok((Arc::new(store), Path::default()))
+            }
+            Root::Store { store, prefix, .. } => Ok((store.clone(), prefix.clone())),
+        }
     }
 
     /// A context for a job: memory detected, planned, leased, with a place to spill.
@@ -165,7 +183,7 @@ pub struct SessionBuilder {
     probe: Arc<dyn MemoryProbe>,
     governor: Arc<dyn Governor>,
     clock: Arc<dyn Clock>,
-    maintenance: bool,
+    upkeep: Upkeep,
 }
 
 impl SessionBuilder {
@@ -174,12 +192,15 @@ impl SessionBuilder {
             root,
             writable: false,
             engine: Arc::new(DuckDb::in_memory()),
-            executor: Arc::new(SqlExecutor),
+            executor: Arc::new(FirstThatAccepts::new(vec![
+                Arc::new(SqlExecutor),
+                Arc::new(DeltaRsExecutor::default()),
+            ])),
             memory: MemorySettings::default(),
             probe: Arc::new(SystemProbe::new()),
             governor: Arc::new(FairGovernor::new()),
             clock: Arc::new(SystemClock),
-            maintenance: true,
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -200,7 +221,7 @@ impl SessionBuilder {
         self.engine(Arc::new(DuckDb::with_connection(connection)))
     }
 
-    /// Another executor than [`SqlExecutor`].
+    /// Another executor than the default: [`SqlExecutor`], and [`DeltaRsExecutor`] for what it refuses.
     pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
         self.executor = executor;
         self
@@ -230,9 +251,22 @@ impl SessionBuilder {
         self
     }
 
-    /// Whether runs maintain their table after the commit (checkpoints). On by default.
+    /// Whether runs maintain their table after the commit, as the [policy](Self::policy) says. On by default. A fault is in the
+    /// run's report, never its error.
     pub fn maintenance(mut self, on: bool) -> Self {
-        self.maintenance = on;
+        self.upkeep.inline = on;
+        self
+    }
+
+    /// Another policy of maintenance than [`DefaultPolicy`](duckrun_maintenance::DefaultPolicy) with its default settings.
+    pub fn policy(mut self, policy: impl MaintenancePolicy + 'static) -> Self {
+        self.upkeep.policy = Arc::new(policy);
+        self
+    }
+
+    /// How maintenance is carried out.
+    pub fn maintenance_options(mut self, options: MaintenanceOptions) -> Self {
+        self.upkeep.options = options;
         self
     }
 
@@ -265,7 +299,7 @@ impl SessionBuilder {
                 probe: self.probe,
                 governor: self.governor,
                 clock: self.clock,
-                maintenance: self.maintenance,
+                upkeep: self.upkeep,
             }),
         })
     }

@@ -3,8 +3,15 @@
 
 mod bad_input;
 mod concurrency;
+mod delta_rs_executor;
 mod exactly_once;
+mod maintained;
+mod maintenance;
+mod maintenance_corruption;
+mod maintenance_crash;
+mod maintenance_vacuum;
 mod memory;
+mod merges;
 mod readers;
 mod reading;
 mod runs;
