@@ -1,12 +1,13 @@
 //! A harness that holds engines, stores and strategies to the promises of duckrun.
 //!
 //! It grows with the project; so far it has what the integration tests share and an embedder can use for the same purpose:
-//! a store that misbehaves on demand ([`FaultyStore`]), a control group with a real memory limit (`MemoryGroup`, on Linux), and
-//! small helpers to read tables back ([`rows`]).
+//! a store that misbehaves on demand ([`FaultyStore`]), a control group with a real memory limit (`MemoryGroup`, on Linux),
+//! a plain table in memory that says what every strategy must do ([`model`]), and small helpers to read tables back ([`rows`]).
 
 mod faulty;
 #[cfg(target_os = "linux")]
 mod group;
+pub mod model;
 mod read;
 
 pub use faulty::{Fault, FaultyStore, Operation};
