@@ -2,9 +2,11 @@
 //!
 //! It grows with the project; so far it has what the integration tests share and an embedder can use for the same purpose:
 //! a store that misbehaves on demand ([`FaultyStore`]), a control group with a real memory limit (`MemoryGroup`, on Linux),
-//! a plain table in memory that says what every strategy must do ([`model`]), and small helpers to read tables back ([`rows`]).
+//! a plain table in memory that says what every strategy must do ([`model`]), generators of tables and merges for it
+//! ([`generate`]), and small helpers to read tables back ([`rows`]).
 
 mod faulty;
+pub mod generate;
 #[cfg(target_os = "linux")]
 mod group;
 pub mod model;
