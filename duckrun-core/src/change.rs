@@ -233,12 +233,14 @@ pub struct ReplacePlan {
     pub check: Option<RowExpr>,
     /// The incoming columns.
     pub incoming: SchemaRef,
+    /// Whether the table is created or emptied: there is nothing to delete but everything.
+    pub fresh: bool,
 }
 
 impl ReplacePlan {
     /// A replacement that takes every incoming row.
     pub fn new(rows: Replaced, incoming: SchemaRef) -> Self {
-        Self { rows, keep: None, check: None, incoming }
+        Self { rows, keep: None, check: None, incoming, fresh: false }
     }
 }
 

@@ -1,12 +1,16 @@
 //! Our executor: the engine computes rows, the store stages them in parallel, one commit makes them visible.
+//!
+//! Plans that change rows go on in [`crate::change`].
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use duckrun_core::{
-    BatchStream, CommitOutcome, Error, Executor, Intent, Nothing, Phase, Progress, Query, Result, RunContext, Snapshot,
-    Staged, TableStore, WriteAction, WriteJob, WritePlan, WriteSpec,
+    BatchStream, CommitOutcome, Error, Executor, Intent, Nothing, Phase, Progress, Query, RelationName, Result,
+    RunContext, Snapshot, Staged, TableStore, WriteAction, WriteJob, WritePlan, WriteSpec,
 };
+
+use crate::change;
 
 /// Carries out plans that add or replace rows, with rows computed by the engine in one pass.
 #[derive(Debug, Clone, Copy, Default)]
@@ -18,16 +22,35 @@ impl Executor for SqlExecutor {
         "sql"
     }
 
-    fn accepts(&self, _at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()> {
-        match plan.action {
+    fn accepts(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()> {
+        let feed = |s: &dyn Snapshot| {
+            s.properties().get("delta.enableChangeDataFeed").is_some_and(|v| v.eq_ignore_ascii_case("true"))
+        };
+        match &plan.action {
             WriteAction::Append | WriteAction::Overwrite => Ok(()),
+            WriteAction::Merge(_) | WriteAction::Replace(_) if plan.action.removes() && at.is_some_and(feed) => {
+                Err(Error::unsupported(
+                    "the table has a change data feed, for which the sql executor writes no change files",
+                ))
+            }
+            WriteAction::Merge(_) | WriteAction::Replace(_) => Ok(()),
             _ => Err(Error::unsupported(format!("the sql executor cannot carry out {:?}", plan.action))),
         }
     }
 
     async fn run(&self, cx: &RunContext, job: WriteJob<'_>) -> Result<CommitOutcome> {
-        let WriteJob { engine, store, at, plan, query, files, transaction, info } = job;
-        self.accepts(at.as_deref(), &plan)?;
+        self.accepts(job.at.as_deref(), &job.plan)?;
+        if matches!(job.plan.action, WriteAction::Merge(_) | WriteAction::Replace(_)) {
+            return change::run(cx, job).await;
+        }
+        let WriteJob { engine, store, at, plan, mut query, files, transaction, info } = job;
+        if !plan.checks.is_empty() {
+            // Computed once, so that the very rows that were checked are written.
+            let name = RelationName::bare(change::CHECKED)?;
+            engine.materialize(&name, &query.with_output(plan.schema.clone())).await?;
+            change::check_relation(engine, &plan, change::CHECKED).await?;
+            query = Query::new(format!("SELECT * FROM {}", change::CHECKED));
+        }
         let sync = files.sync;
         let mut properties = at.as_ref().map(|s| s.properties()).unwrap_or_default();
         properties.extend(plan.metadata.properties.clone());

@@ -7,6 +7,7 @@
 //! - files are removed only when the log proves that no commit names them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod change;
 mod checkpoint;
 mod commit;
 mod deletion_vector;

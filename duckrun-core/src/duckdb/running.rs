@@ -54,11 +54,17 @@ impl Running {
     /// Interrupts the operation `serial` until it has ended; detached, so that a dropping future does not wait.
     fn chase(self: Arc<Self>, serial: u64) {
         if self.interrupt_if(serial) {
-            std::thread::spawn(move || {
-                while self.interrupt_if(serial) {
+            let chasing = self.clone();
+            let thread = std::thread::Builder::new().name("duckrun-interrupt".to_owned()).spawn(move || {
+                while chasing.interrupt_if(serial) {
                     std::thread::sleep(Duration::from_millis(2));
                 }
             });
+            if thread.is_err() {
+                // A system without threads left: the one interrupt above must do, with a second in case it came too early.
+                std::thread::yield_now();
+                self.interrupt_if(serial);
+            }
         }
     }
 

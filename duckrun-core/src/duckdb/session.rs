@@ -18,12 +18,15 @@ use super::running::{CancelOnDrop, Running, Ticket};
 use super::{bridge, references, relation};
 use crate::types::{self, BatchCheck, DuckType};
 use crate::{
-    BatchStream, EngineSession, EngineSettings, Error, Query, Relation, RelationName, Result, RunContext,
-    TableReference, Value, quote_ident, quote_literal,
+    BatchStream, EngineSession, EngineSettings, Error, Phase, Progress, Query, Relation, RelationName, Result,
+    RunContext, TableReference, Value, quote_ident, quote_literal,
 };
 
 /// Batches between DuckDB's thread and the consumer, beside DuckDB's own buffer of 10 MiB.
 const CHANNEL: usize = 8;
+
+/// How often the progress of a statement is reported.
+const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A result column as DuckDB describes it.
 #[derive(Clone)]
@@ -356,6 +359,32 @@ impl EngineSession for DuckSession {
         Ok(BatchStream::new(schema, futures::stream::unfold(state, Pull::next)).with_estimate(estimate))
     }
 
+    async fn materialize(&self, name: &RelationName, query: &Query) -> Result<u64> {
+        let (for_output, last) = (query.clone(), self.last.clone());
+        let (sql, _) = self.with(move |conn| output(conn, &for_output, &last)).await?;
+        self.forget();
+        let progress = self.progress().await?;
+        let (table, params) = (name.to_sql(), query.params.clone());
+        let work = self.with(move |conn| {
+            let fail = |e| failure(e, "run the query");
+            let mut statement = conn.prepare(&format!("CREATE OR REPLACE TABLE {table} AS {sql}")).map_err(fail)?;
+            let params: Vec<_> = params.iter().map(parameter).collect();
+            statement.execute(params_from_iter(params)).map_err(fail)?;
+            conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).map_err(fail)
+        });
+        tokio::pin!(work);
+        let mut tick = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                rows = &mut work => return Ok(rows.map_err(|e| e.or_table(name.to_string()))?.unsigned_abs()),
+                _ = tick.tick() => {
+                    let percentage = progress.query_progress().percentage();
+                    self.cx.report(&Progress::start(Phase::Matching).with_fraction(percentage.map(|p| p / 100.0)));
+                }
+            }
+        }
+    }
+
     async fn settings(&self) -> Result<EngineSettings> {
         self.with(|conn| {
             let sql = "SELECT version(), current_setting('memory_limit'), current_setting('threads')::BIGINT, \
@@ -432,13 +461,16 @@ impl Drop for DuckSession {
         if self.attached {
             // On a thread: the connection may still be busy with a statement that is being interrupted.
             let (conn, catalog) = (self.conn.clone(), self.catalog.clone());
-            std::thread::spawn(move || {
+            let detach = move || {
                 let conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
                 let sql = format!("SET search_path = ''; USE memory; DETACH {}", quote_ident(&catalog));
                 if let Err(e) = conn.execute_batch(&sql) {
                     tracing::debug!(error = %e, "the run's private catalog stays attached");
                 }
-            });
+            };
+            if let Err(e) = std::thread::Builder::new().name("duckrun-detach".to_owned()).spawn(detach) {
+                tracing::warn!(error = %e, "the run's private catalog stays attached");
+            }
         }
     }
 }

@@ -65,7 +65,14 @@ pub(super) async fn settle(
             // which repeats requests by itself. The id tells.
             Answer::Exists => match is_absent(location, version, cx.id()).await {
                 Ok(true) => return Ok(Fate::Taken),
-                Ok(false) => return Ok(Fate::Committed),
+                // Ours. Its name may have been made by a put whose folder sync failed: it counts once that has been made good.
+                Ok(false) => match resync(location, sync).await {
+                    Ok(()) => return Ok(Fate::Committed),
+                    Err(e) => {
+                        tracing::warn!(version, error = %e, "a commit is there, but not yet known to be on disk");
+                        lost = true;
+                    }
+                },
                 Err(e) => {
                     tracing::warn!(version, error = %e, "a commit that exists cannot be read yet");
                     lost = true;
@@ -80,9 +87,26 @@ pub(super) async fn settle(
     }
     // The put may still arrive later, so absence now proves nothing.
     match is_absent(location, version, cx.id()).await {
-        Ok(false) => Ok(Fate::Committed),
+        Ok(false) if resync(location, sync).await.is_ok() => Ok(Fate::Committed),
         _ => Ok(Fate::Unknown),
     }
+}
+
+/// Syncs the folders of a local log once more.
+async fn resync(location: &Location, sync: bool) -> Result<()> {
+    let Some(folder) = location.local_path().filter(|_| sync) else { return Ok(()) };
+    let folder = folder.to_owned();
+    let synced = tokio::task::spawn_blocking(move || {
+        let log = folder.join(LOG);
+        [Some(log.as_path()), Some(folder.as_path()), folder.parent()].into_iter().flatten().try_for_each(sync_folder)
+    });
+    synced.await.map_err(|e| Error::internal("the commit's thread failed").with_source(e))?
+}
+
+fn sync_folder(folder: &FsPath) -> Result<()> {
+    std::fs::File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| io_error(e, format_args!("sync {}", folder.display())))
 }
 
 async fn put(location: &Location, version: u64, bytes: Bytes, sync: bool) -> Answer {
@@ -154,8 +178,8 @@ fn put_local(table: &FsPath, version: u64, bytes: &[u8], sync: bool) -> Answer {
     if sync {
         let folders = [Some(log.as_path()), fresh.then_some(table), if fresh { table.parent() } else { None }];
         for folder in folders.into_iter().flatten() {
-            if let Err(e) = std::fs::File::open(folder).and_then(|f| f.sync_all()) {
-                return Answer::Lost(io_error(e, format_args!("sync {}", folder.display())));
+            if let Err(e) = sync_folder(folder) {
+                return Answer::Lost(e);
             }
         }
     }

@@ -1,0 +1,183 @@
+//! The incoming rows, laid by in the engine: computed once, checked for what a merge cannot decide, asked for their ranges.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use duckrun_core::{
+    BatchStream, ColumnRange, Duplicates, EngineSession, Error, ErrorKind, NullKeys, Query, RelationName, Result,
+    quote_ident,
+};
+
+use super::sql::SOURCE;
+
+/// What is done to the incoming rows before anything is joined.
+#[derive(Debug)]
+pub(crate) struct Rules<'a> {
+    /// The key columns; none for strategies without a key.
+    pub(crate) keys: &'a [String],
+    pub(crate) null_keys: NullKeys,
+    pub(crate) duplicates: &'a Duplicates,
+}
+
+/// Runs the query into the session's table of incoming rows, under the names and types of `incoming`, and applies the rules.
+/// Returns the rows that are left.
+///
+/// # Errors
+/// [`ErrorKind::InvalidData`] for a NULL key (with the number of rows) and for two rows with one key (with the key and the
+/// count), before anything was written.
+pub(crate) async fn stage(
+    engine: &dyn EngineSession,
+    query: &Query,
+    incoming: &SchemaRef,
+    rules: &Rules<'_>,
+) -> Result<u64> {
+    let name = RelationName::bare(SOURCE)?;
+    let mut rows = engine.materialize(&name, &query.clone().with_output(nullable(incoming))).await?;
+    if rules.keys.is_empty() || rows == 0 {
+        return Ok(rows);
+    }
+    let keys: Vec<String> = rules.keys.iter().map(|k| quote_ident(k)).collect();
+    let any_null = keys.iter().map(|k| format!("{k} IS NULL")).collect::<Vec<_>>().join(" OR ");
+    if rules.null_keys == NullKeys::Refuse {
+        let nulls = count(engine, &format!("SELECT count(*)::BIGINT AS n FROM {SOURCE} WHERE {any_null}")).await?;
+        if nulls > 0 {
+            return Err(Error::new(
+                ErrorKind::InvalidData,
+                format!(
+                    "{nulls} incoming rows have a NULL in the unique key ({}), which would be inserted again by every run; \
+                     filter them, or say what a NULL key means (null_keys: distinct or equal)",
+                    rules.keys.join(", ")
+                ),
+            ));
+        }
+    }
+    let groups = match rules.null_keys {
+        NullKeys::Equal => "true".to_owned(),
+        _ => format!("NOT ({any_null})"),
+    };
+    match rules.duplicates {
+        Duplicates::Allow => {}
+        Duplicates::KeepFirst(order) => {
+            // A row with a NULL key has no equal, unless NULL equals NULL.
+            let sql = format!(
+                "SELECT * EXCLUDE (__duckrun_rank) FROM (SELECT *, row_number() OVER (PARTITION BY {} ORDER BY {order}) \
+                 AS __duckrun_rank FROM {SOURCE} AS source) WHERE __duckrun_rank = 1 OR NOT ({groups})",
+                keys.join(", ")
+            );
+            let first = RelationName::bare("__duckrun_first")?;
+            rows = engine.materialize(&first, &Query::new(sql).with_output(nullable(incoming))).await?;
+            engine.execute(&format!("DROP TABLE {SOURCE}; ALTER TABLE __duckrun_first RENAME TO {SOURCE}")).await?;
+        }
+        _ => refuse_duplicates(engine, rules.keys, &keys.join(", "), &groups).await?,
+    }
+    Ok(rows)
+}
+
+async fn refuse_duplicates(engine: &dyn EngineSession, names: &[String], keys: &str, groups: &str) -> Result<()> {
+    let twice = format!(
+        "SELECT {keys}, count(*)::BIGINT AS __duckrun_count FROM {SOURCE} WHERE {groups} GROUP BY {keys} HAVING count(*) > 1"
+    );
+    let sql = format!("{twice} ORDER BY __duckrun_count DESC LIMIT 1");
+    let found = rows(engine, &sql).await?;
+    if found.num_rows() == 0 {
+        return Ok(());
+    }
+    let all = count(engine, &format!("SELECT count(*)::BIGINT AS n FROM ({twice})")).await?;
+    let key: Vec<String> = names
+        .iter()
+        .zip(found.columns())
+        .map(|(name, values)| Ok(format!("{name} = {}", shown(values)?)))
+        .collect::<Result<_>>()?;
+    let times = found.columns().last().map_or(0, |n| n.as_primitive::<Int64Type>().value(0));
+    Err(Error::new(
+        ErrorKind::InvalidData,
+        format!(
+            "{times} incoming rows have the key ({}), and {all} keys occur more than once; aggregate the rows, or name an \
+             order that keeps one of them (dedup_by)",
+            key.join(", ")
+        ),
+    ))
+}
+
+fn shown(values: &ArrayRef) -> Result<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let formatter = ArrayFormatter::try_new(values.as_ref(), &options)
+        .map_err(|e| Error::internal("a key cannot be shown").with_source(e))?;
+    Ok(formatter.value(0).to_string())
+}
+
+/// The ranges of the keys among the incoming rows. Columns whose order a file's statistics do not follow are left out.
+pub(crate) async fn ranges(
+    engine: &dyn EngineSession,
+    incoming: &Schema,
+    keys: &[String],
+    null_keys: NullKeys,
+) -> Result<Vec<ColumnRange>> {
+    let ordered = |ty: &DataType| {
+        ty.is_signed_integer()
+            || matches!(ty, DataType::Decimal128(..) | DataType::Date32 | DataType::Timestamp(..) | DataType::Utf8)
+    };
+    let columns: Vec<&Field> =
+        keys.iter().filter_map(|k| incoming.field_with_name(k).ok()).filter(|f| ordered(f.data_type())).collect();
+    if columns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut list, mut fields) = (Vec::new(), Vec::new());
+    for (n, field) in columns.iter().enumerate() {
+        let name = quote_ident(field.name());
+        list.push(format!("min({name}) AS a{n}, max({name}) AS b{n}, (count(*) - count({name}))::BIGINT AS n{n}"));
+        fields.push(Field::new(format!("a{n}"), field.data_type().clone(), true));
+        fields.push(Field::new(format!("b{n}"), field.data_type().clone(), true));
+        fields.push(Field::new(format!("n{n}"), DataType::Int64, true));
+    }
+    let query =
+        Query::new(format!("SELECT {} FROM {SOURCE}", list.join(", "))).with_output(Arc::new(Schema::new(fields)));
+    let found = collected(engine.query(&query).await?).await?;
+    if found.num_rows() == 0 {
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for (n, field) in columns.iter().enumerate() {
+        let nulls = found.column(3 * n + 2).as_primitive::<Int64Type>().value(0) > 0;
+        let edge = |at: usize| {
+            let values = found.column(at);
+            values.is_valid(0).then(|| values.slice(0, 1))
+        };
+        let (min, max) = (edge(3 * n), edge(3 * n + 1));
+        let matched_nulls = nulls && null_keys == NullKeys::Equal;
+        if min.is_none() && matched_nulls {
+            // Only NULLs: no value bounds them.
+            continue;
+        }
+        all.push(ColumnRange::new(field.name(), min, max).with_nulls(matched_nulls));
+    }
+    Ok(all)
+}
+
+/// The rows of a small result, in one batch.
+pub(crate) async fn rows(engine: &dyn EngineSession, sql: &str) -> Result<RecordBatch> {
+    collected(engine.query(&Query::new(sql)).await?).await
+}
+
+/// The one number of a result.
+pub(crate) async fn count(engine: &dyn EngineSession, sql: &str) -> Result<u64> {
+    let found = rows(engine, sql).await?;
+    if found.num_rows() == 0 || found.column(0).is_null(0) {
+        return Ok(0);
+    }
+    Ok(found.column(0).as_primitive::<Int64Type>().value(0).unsigned_abs())
+}
+
+async fn collected(stream: BatchStream) -> Result<RecordBatch> {
+    let schema = stream.schema().clone();
+    let batches = stream.collect().await?;
+    concat_batches(&schema, &batches).map_err(|e| Error::internal("a small result").with_source(e))
+}
+
+/// NOT NULL is checked where rows are written, by column and number of rows, not while they are laid by.
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
+}
