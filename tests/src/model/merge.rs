@@ -180,6 +180,10 @@ impl Table {
         check_nulls(&incoming, &source_key, merge.null_keys)?;
         let source = one_per_key(&incoming, &source_key, merge.null_keys, &merge.duplicates)?;
         let mut counts = Counts::default();
+        if source.rows.is_empty() {
+            // No incoming rows, no commit: clauses for rows that the source lacks do not empty the table.
+            return self.finish(table, counts, Vec::new());
+        }
         let mut matched = vec![false; source.rows.len()];
         let mut kept = Vec::new();
         for row in &table.rows {
@@ -209,8 +213,8 @@ impl Table {
                     for (column, value) in set {
                         new[table.index(column)?] = value.value(scope)?;
                     }
-                    let same = new.iter().zip(row).all(|(a, b)| a.matches(b));
-                    counts.updated += usize::from(!(same && merge.skip_unchanged));
+                    // A value is the same to the bit, so that -0.0 becomes 0.0 where an update says so.
+                    counts.updated += usize::from(!(merge.skip_unchanged && new == *row));
                     kept.push(new);
                 }
                 _ => kept.push(row.clone()),
