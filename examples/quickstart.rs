@@ -7,17 +7,18 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use duckrun::sources::Csv;
-use duckrun::{At, Error, Model, Overwrite, Relation, Report, Result, RunContext, SafeAppend, Session, Source};
+use duckrun::sources::{Csv, NewFiles};
+use duckrun::{
+    At, Error, Model, Overwrite, Relation, Report, Resolved, Result, SafeAppend, Session, Source, SourceContext,
+};
 use duckrun_examples::{bar, data, output_folder};
 
-/// The flights that the table does not have yet.
-fn load(lake: &Session, landing: &Path) -> Model {
-    let files = Csv::glob(format!("{}/*.csv", landing.display())).null_strings(["NA"]).filename_relative_to(landing);
+/// The flights of the files that the table has no row of yet.
+fn load(lake: &Session, landing: &Path, files: &str) -> Model {
+    let files = Csv::glob(landing.join(files)).null_strings(["NA"]).filename_relative_to(landing);
     lake.model("mart.flights")
-        .source("landing", files)
-        .first_sql("select * from landing")
-        .sql("select * from landing where filename not in (select filename from this)")
+        .source("landing", NewFiles::by_column(files))
+        .sql("select * from landing")
         .strategy(SafeAppend)
         .comment("Flights out of New York City, one row per flight")
 }
@@ -62,14 +63,12 @@ impl Source for Competitor {
         "somebody who loads the same files".to_owned()
     }
 
-    async fn resolve(&self, _cx: &RunContext) -> Result<Relation> {
+    async fn resolve(&self, _cx: &SourceContext<'_>) -> Result<Resolved> {
         // Another process would have a session of its own; so has this one.
         let theirs = Session::open(&self.root).writable().await?;
-        let last =
-            "select * from landing where filename like '%-31.csv' and filename not in (select filename from this)";
-        let report = load(&theirs, &self.landing).sql(last).run().await?;
+        let report = load(&theirs, &self.landing, "*-31.csv").run().await?;
         println!("  somebody else: {report}");
-        Ok(Relation::Sql("select 1 as nothing".to_owned()))
+        Ok(Relation::Sql("select 1 as nothing".to_owned()).into())
     }
 }
 
@@ -89,21 +88,21 @@ async fn main() -> Result<()> {
     .await?;
 
     arrive(&landing, 1..=10)?;
-    let first = run(load(&lake, &landing)).await?;
+    let first = run(load(&lake, &landing, "*.csv")).await?;
     arrive(&landing, 11..=20)?;
-    run_all(load(&lake, &landing)).await?;
+    run_all(load(&lake, &landing, "*.csv")).await?;
     println!("\nNothing new has arrived, so nothing is committed:");
-    run_all(load(&lake, &landing)).await?;
+    run_all(load(&lake, &landing, "*.csv")).await?;
 
     arrive(&landing, 21..=31)?;
     println!(
         "Somebody else loads the last day while our run is reading, so ours is refused and leaves nothing behind:"
     );
     let competitor = Competitor { root: root.join("warehouse"), landing: landing.clone() };
-    let refused = run(load(&lake, &landing).source("competitor", competitor)).await?;
+    let refused = run(load(&lake, &landing, "*.csv").source("competitor", competitor)).await?;
     assert!(refused.is_conflict());
     println!("The same run again reads the table as it is now and loads the rest:");
-    run_all(load(&lake, &landing)).await?;
+    run_all(load(&lake, &landing, "*.csv")).await?;
 
     println!("\nDelays by carrier:");
     let delays = "select a.name as carrier, count(*) as flights, round(avg(f.arr_delay), 1) as delay_minutes \

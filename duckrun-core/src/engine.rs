@@ -213,6 +213,9 @@ pub struct Query {
     pub keep_order: bool,
     /// How timestamps without zone are stored.
     pub timestamps: TimestampMode,
+    /// Whether joins run as they are written: the rows on the right are laid out for look-up, those on the left pass by. For a
+    /// caller that knows how many rows there are better than the engine. A hint; the result is the same.
+    pub joins_as_written: bool,
 }
 
 impl Query {
@@ -232,6 +235,13 @@ impl Query {
     #[must_use]
     pub fn with_output(mut self, output: SchemaRef) -> Self {
         self.output = Some(output);
+        self
+    }
+
+    /// Sets whether joins run as they are written.
+    #[must_use]
+    pub fn with_joins_as_written(mut self, as_written: bool) -> Self {
+        self.joins_as_written = as_written;
         self
     }
 

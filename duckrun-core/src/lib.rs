@@ -45,8 +45,9 @@ pub use plan::{
 };
 pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation};
 pub use secret::StorageOptions;
-pub use source::Source;
+pub use source::{Resolved, Source, SourceContext, TableOpener, Target};
 pub use store::{
-    At, CHANGE_DELETE, CHANGE_UPDATE, Executor, FILE_INDEX, Intent, Operation, ROW_CHANGE, ROW_NUMBER, RewriteSpec,
-    Rewritten, RowCounts, Snapshot, Staged, StagedFile, Strategy, StrategyRun, TableStore, WriteJob, WriteSpec,
+    At, CHANGE_DELETE, CHANGE_UPDATE, CommitRecord, Executor, FILE_INDEX, Intent, Operation, ROW_CHANGE, ROW_NUMBER,
+    RewriteSpec, Rewritten, RowCounts, Snapshot, Staged, StagedFile, Strategy, StrategyRun, TableStore, WriteJob,
+    WriteSpec,
 };

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, RunContext};
+use crate::{FileOptions, Result, RunContext};
 
 /// Statistics of a table, read from its log alone.
 #[non_exhaustive]
@@ -69,6 +69,21 @@ impl PartitionStats {
         file_sizes.sort_unstable();
         Self { values, file_sizes, ..Self::default() }
     }
+}
+
+/// How maintenance is carried out. Plain settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaintenanceOptions {
+    /// How rewritten files are laid out. `delta.targetFileSize` of the table goes before the target size here.
+    pub files: FileOptions,
+    /// Whether a compaction repeats the table's unchanged metadata, which makes writers fail that started before it and do not
+    /// look at what it removed: plain delta-rs would leave replaced rows in the table twice. It also makes foreign appends
+    /// fail that are in flight.
+    pub guard_foreign_writers: bool,
+    /// Whether a vacuum may have a retention below the table's or 7 days. Readers of older versions fail then, and a run in
+    /// flight can lose files that it is about to commit.
+    pub unsafe_retention: bool,
 }
 
 /// Something that can be done to a table without changing its data.
@@ -130,6 +145,10 @@ pub struct Applied {
     pub files_removed: u64,
     /// Files added.
     pub files_added: u64,
+    /// Bytes of the files that were removed or deleted, as far as the log or the store tells.
+    pub bytes_removed: u64,
+    /// Bytes of the files that were added.
+    pub bytes_added: u64,
     /// Why nothing was done, where nothing was.
     pub skipped: Option<String>,
 }
@@ -137,12 +156,20 @@ pub struct Applied {
 impl Applied {
     /// An action that did nothing, and why.
     pub fn skipped(action: Action, why: impl Into<String>) -> Self {
-        Self { action, version: None, files_removed: 0, files_added: 0, skipped: Some(why.into()) }
+        Self { skipped: Some(why.into()), ..Self::done(action) }
     }
 
     /// An action that was carried out.
     pub fn done(action: Action) -> Self {
-        Self { action, version: None, files_removed: 0, files_added: 0, skipped: None }
+        Self {
+            action,
+            version: None,
+            files_removed: 0,
+            files_added: 0,
+            bytes_removed: 0,
+            bytes_added: 0,
+            skipped: None,
+        }
     }
 }
 

@@ -31,8 +31,19 @@ pub enum ColumnSource {
         /// The column's name in the files.
         physical_name: String,
     },
+    /// In the parquet files, in the column with this field id. A file without it yields NULL. In one [`FileSet`] the columns
+    /// in the files are found either all by name or all by field id.
+    FieldId(i32),
     /// Constant per file: index into [`FileSet::partition_values`].
     Partition(usize),
+    /// In the files that have it, under this physical name; a constant per file (index into
+    /// [`FileSet::partition_values`]) in those that do not, or hold NULL.
+    FileOrConstant {
+        /// The column's name in the files.
+        physical_name: String,
+        /// The index of the constants.
+        constant: usize,
+    },
 }
 
 /// One column of a [`FileSet`].

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value as Json};
 
+use crate::maintenance::{MaintenanceOptions, TableMaintenance};
 use crate::{
     AppTransaction, BatchStream, ColumnRange, CommitOutcome, DataFile, EngineSession, Error, FileOptions, FileSet,
     Query, ReadSet, Result, RunContext, TableFacts, TableState, Value, WritePlan,
@@ -62,6 +64,14 @@ pub trait Snapshot: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the log cannot be read.
     async fn app_version(&self, app_id: &str) -> Result<Option<i64>>;
+    /// The commits that the log still has up to this version, oldest first. Whether it reaches back to the beginning is told
+    /// by the first one: its version is then 0.
+    ///
+    /// # Errors
+    /// When the log cannot be read; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a store without a history.
+    async fn history(&self) -> Result<Vec<CommitRecord>> {
+        Err(crate::Error::unsupported("this table has no history that could be read"))
+    }
     /// For the store that made it.
     fn as_any(&self) -> &dyn Any;
 
@@ -72,6 +82,36 @@ pub trait Snapshot: Send + Sync + fmt::Debug {
         facts.comment = self.comment();
         facts.column_comments = self.column_comments();
         facts
+    }
+}
+
+/// What a commit says about itself.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommitRecord {
+    /// The version that it created.
+    pub version: u64,
+    /// When it was committed.
+    pub timestamp: DateTime<Utc>,
+    /// The commit info, as it stands in the log; empty where the commit has none.
+    pub info: Map<String, Json>,
+}
+
+impl CommitRecord {
+    /// A record.
+    pub fn new(version: u64, timestamp: DateTime<Utc>, info: Map<String, Json>) -> Self {
+        Self { version, timestamp, info }
+    }
+
+    /// The operation, for example `WRITE`.
+    pub fn operation(&self) -> Option<&str> {
+        self.info.get("operation").and_then(Json::as_str)
+    }
+
+    /// What a run of ours recorded under a key ([`Intent::info`]); `None` in the commits of others.
+    pub fn recorded(&self, key: &str) -> Option<String> {
+        let recorded: Json = serde_json::from_str(self.info.get("userMetadata")?.as_str()?).ok()?;
+        recorded.get(key)?.as_str().map(str::to_owned)
     }
 }
 
@@ -336,6 +376,12 @@ pub trait TableStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// For failures that are certain to have committed nothing. A conflict or a lost answer is an outcome, not an error.
     async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome>;
+
+    /// The table's maintenance, where the store has one; [`after_commit`](TableStore::after_commit) is not called then.
+    fn maintenance(&self, options: &MaintenanceOptions) -> Option<Arc<dyn TableMaintenance>> {
+        let _ = options;
+        None
+    }
 
     /// What is due right after a commit (a checkpoint). Returns what was done or failed, for the report; it never fails a run.
     async fn after_commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {

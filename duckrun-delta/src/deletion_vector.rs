@@ -34,6 +34,11 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    /// The file below the table that holds it; `None` for one that is inline or outside.
+    pub(crate) fn file(&self) -> Result<Option<Path>> {
+        (self.storage_type == "u").then(|| relative_path(&self.path_or_inline_dv)).transpose()
+    }
+
     /// The row numbers, ascending.
     pub(crate) async fn rows(&self, store: &dyn ObjectStore) -> Result<Vec<u64>> {
         let bitmap = match self.storage_type.as_str() {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use duckrun_core::{Error, ErrorKind, Result};
-use futures::TryStreamExt;
+use duckrun_core::{CommitRecord, Error, ErrorKind, Result};
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use serde_json::{Map, Value as Json};
 
 use crate::error::store_error;
 use crate::location::Location;
@@ -31,6 +32,20 @@ impl LogListing {
 
     pub(crate) fn newest(&self) -> Option<u64> {
         self.commits.keys().next_back().copied().max(self.checkpoints.iter().max().copied())
+    }
+
+    /// The commit times, made monotonic as the protocol asks ("Commit Timestamps"): a file system's clock may go back.
+    pub(crate) fn times(&self) -> BTreeMap<u64, DateTime<Utc>> {
+        let mut latest: Option<DateTime<Utc>> = None;
+        let monotonic = |(version, committed): (&u64, &DateTime<Utc>)| {
+            let committed = match latest {
+                Some(previous) if *committed <= previous => previous + chrono::Duration::milliseconds(1),
+                _ => *committed,
+            };
+            latest = Some(committed);
+            (*version, committed)
+        };
+        self.commits.iter().map(monotonic).collect()
     }
 
     /// Whether a version can no longer be reconstructed.
@@ -89,28 +104,52 @@ pub(crate) async fn read_commit(location: &Location, version: u64) -> Result<Opt
     }
 }
 
+/// Commits read at a time.
+const CONCURRENT_READS: usize = 16;
+
+/// What the commits say about themselves, oldest first, up to a version. A commit that vanishes meanwhile is left out.
+pub(crate) async fn records(location: &Location, until: u64) -> Result<Vec<CommitRecord>> {
+    let times = list(location, None).await?.times();
+    let records: Vec<Option<CommitRecord>> =
+        futures::stream::iter(times.into_iter().filter(|(version, _)| *version <= until))
+            .map(|(version, time)| async move {
+                let Some(bytes) = read_commit(location, version).await? else { return Ok(None) };
+                let info = commit_info(&bytes).map_err(|e| {
+                    Error::corrupt(format!("version {version} of the log is not JSON"))
+                        .with_version(version)
+                        .with_source(e)
+                })?;
+                Ok::<_, Error>(Some(CommitRecord::new(version, time, info)))
+            })
+            .buffered(CONCURRENT_READS)
+            .try_collect()
+            .await?;
+    Ok(records.into_iter().flatten().collect())
+}
+
+/// The commit info of a commit. Only lines that may be it are parsed: the others can be many.
+fn commit_info(bytes: &[u8]) -> serde_json::Result<Map<String, Json>> {
+    let key = br#""commitInfo""#;
+    for line in bytes.split(|b| *b == b'\n').filter(|line| line.windows(key.len()).any(|w| w == key)) {
+        if let Json::Object(mut action) = serde_json::from_slice(line)?
+            && let Some(Json::Object(info)) = action.remove("commitInfo")
+        {
+            return Ok(info);
+        }
+    }
+    Ok(Map::new())
+}
+
 /// The newest version committed at or before a time; `None` where there is no table.
-///
-/// Commit times are those of the log's files, made monotonic as the protocol asks ("Commit Timestamps").
 pub(crate) async fn version_at(location: &Location, time: DateTime<Utc>) -> Result<Option<u64>> {
     let listing = list(location, None).await?;
     if listing.is_empty() {
         return Ok(None);
     }
-    let mut found = None;
-    let mut latest: Option<DateTime<Utc>> = None;
-    let mut first = None;
-    for (version, committed) in &listing.commits {
-        let committed = match latest {
-            Some(previous) if *committed <= previous => previous + chrono::Duration::milliseconds(1),
-            _ => *committed,
-        };
-        latest = Some(committed);
-        first.get_or_insert(committed);
-        if committed <= time && !listing.is_before_oldest(*version) {
-            found = Some(*version);
-        }
-    }
+    let times = listing.times();
+    let first = times.values().next().copied();
+    let found =
+        times.iter().filter(|(v, t)| **t <= time && !listing.is_before_oldest(**v)).map(|(v, _)| *v).next_back();
     found.map(Some).ok_or_else(|| {
         let since = first.map_or_else(String::new, |t| format!("; the oldest is of {t}"));
         Error::new(ErrorKind::NotFound, format!("{location} has no version of {time} or before{since}"))

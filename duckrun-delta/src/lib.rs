@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod change;
+mod changes;
 mod checkpoint;
 mod commit;
 mod deletion_vector;
@@ -15,9 +16,14 @@ mod error;
 mod executor;
 mod history;
 mod location;
+mod maintenance;
 mod protocol;
 mod prune;
 mod read;
+#[allow(dead_code)]
+mod rewrite;
+#[allow(dead_code)]
+mod scan;
 mod schema;
 mod snapshot;
 mod store;
@@ -26,6 +32,7 @@ mod write;
 
 pub use executor::SqlExecutor;
 pub use location::Location;
+pub use maintenance::{DeltaMaintenance, VacuumPlan};
 pub use snapshot::DeltaSnapshot;
 pub use store::DeltaStore;
 pub use strategy::{Append, Overwrite, SafeAppend, strategy_by_name};

@@ -152,6 +152,18 @@ impl Protocol {
         refuse_unknown(self.reader_features.as_ref(), READABLE, "read")
     }
 
+    /// Fails with the feature's name where files cannot be rewritten with the same rows. What constrains rows needs no check then.
+    pub(crate) fn check_rewritable(&self) -> Result<()> {
+        self.check_readable()?;
+        if self.min_writer_version > 7 {
+            return Err(Error::unsupported(format!(
+                "writer version {} is newer than this library",
+                self.min_writer_version
+            )));
+        }
+        refuse_unknown(self.writer_features.as_ref(), WRITABLE, "written")
+    }
+
     /// Fails with the feature's name where a write could break what the table promises.
     /// `removes` says that rows go.
     pub(crate) fn check_writable(&self, metadata: &Metadata, schema: &DeltaSchema, removes: bool) -> Result<()> {

@@ -70,8 +70,22 @@ pub(crate) async fn file_set(snapshot: &DeltaSnapshot, files: Vec<LiveFile>) -> 
     Ok(FileSet { schema, columns, files: data_files, partition_values, positions: false, store })
 }
 
-/// A path of the log as a URL. The log's path is URL-encoded; a URL of its own is a shallow clone's.
+/// A path of the log as a URL.
 fn file_url(table: &Url, path: &str) -> Result<Url> {
+    let decoded = decoded_path(path)?;
+    let mut url = table.clone();
+    {
+        let bad = |()| Error::corrupt(format!("the log names the file {path:?}, which is not a path"));
+        let mut segments = url.path_segments_mut().map_err(bad)?;
+        segments.pop_if_empty();
+        // `extend` encodes each part: the decoded name is the name of the object.
+        segments.extend(decoded.split('/'));
+    }
+    Ok(url)
+}
+
+/// A path of the log, decoded: the name of the file below the table. A URL of its own is a shallow clone's.
+pub(crate) fn decoded_path(path: &str) -> Result<String> {
     let bad = || Error::corrupt(format!("the log names the file {path:?}, which is not a path"));
     if path.contains("://") || path.starts_with('/') {
         return Err(Error::unsupported(format!(
@@ -82,14 +96,7 @@ fn file_url(table: &Url, path: &str) -> Result<Url> {
     if decoded.split('/').any(|part| part == "..") {
         return Err(bad());
     }
-    let mut url = table.clone();
-    {
-        let mut segments = url.path_segments_mut().map_err(|()| bad())?;
-        segments.pop_if_empty();
-        // `extend` encodes each part: the decoded name is the name of the object.
-        segments.extend(decoded.split('/'));
-    }
-    Ok(url)
+    Ok(decoded.into_owned())
 }
 
 /// Partition values as the protocol serialises them ("Partition Value Serialization"), typed. An empty string is NULL.

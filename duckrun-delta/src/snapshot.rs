@@ -10,7 +10,7 @@ use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use async_trait::async_trait;
 use deltalake::DeltaTableError;
 use deltalake::kernel::Snapshot as LazySnapshot;
-use duckrun_core::{At, ColumnRange, Error, ErrorKind, FileSet, Result, Snapshot};
+use duckrun_core::{At, ColumnRange, CommitRecord, Error, ErrorKind, FileSet, Result, Snapshot};
 use futures::TryStreamExt;
 
 use crate::deletion_vector::Descriptor;
@@ -136,6 +136,11 @@ impl DeltaSnapshot {
         &self.location
     }
 
+    /// The log's files behind this version, for replays of our own.
+    pub(crate) fn lazy(&self) -> &LazySnapshot {
+        &self.lazy
+    }
+
     pub(crate) fn protocol(&self) -> &Protocol {
         &self.protocol
     }
@@ -216,7 +221,7 @@ fn descriptor(vectors: &StructArray, row: usize) -> Option<Descriptor> {
 }
 
 /// A string of any of Arrow's string layouts.
-fn text(array: &dyn Array, row: usize) -> Option<String> {
+pub(crate) fn text(array: &dyn Array, row: usize) -> Option<String> {
     if array.is_null(row) {
         return None;
     }
@@ -276,6 +281,10 @@ impl Snapshot for DeltaSnapshot {
             .await
             .map_err(|e| Error::internal("reading transactions failed").with_source(e))?
             .map_err(|e| delta_error(e.into(), &doing))
+    }
+
+    async fn history(&self) -> Result<Vec<CommitRecord>> {
+        crate::history::records(&self.location, self.version()).await
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -4,19 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use duckrun_core::maintenance::{MaintenanceOptions, TableMaintenance};
 use duckrun_core::{
-    At, BatchStream, CommitOutcome, Error, Intent, Progress, Result, RunContext, Snapshot, Staged, TableStore,
-    WriteSpec,
+    At, BatchStream, CommitOutcome, Error, FileSet, Intent, Progress, Result, RewriteSpec, Rewritten, RunContext,
+    Snapshot, Staged, TableStore, WriteSpec,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::store_error;
 use crate::location::Location;
+use crate::maintenance::DeltaMaintenance;
 use crate::schema::Names;
 use crate::snapshot::DeltaSnapshot;
 use crate::write::{self, PhysicalColumn, Target};
-use crate::{checkpoint, commit};
+use crate::{checkpoint, commit, rewrite};
 
 /// One Delta table in one store.
 ///
@@ -53,6 +55,39 @@ impl DeltaStore {
     pub async fn open(&self, at: At) -> Result<Option<DeltaSnapshot>> {
         DeltaSnapshot::open(&self.location, at).await
     }
+
+    /// Where new files go, and what columns are called in them.
+    fn target(&self, at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Target> {
+        Ok(Target {
+            store: self.location.store().clone(),
+            local: self.location.local_path().map(ToOwned::to_owned),
+            columns: physical_columns(at, spec)?,
+        })
+    }
+
+    /// The change data feed: what the versions `from..=to` (the newest, if `to` is `None`) did to the rows, as a relation with
+    /// the table's columns at the last of them and three more.
+    ///
+    /// `_change_type` is `insert`, `delete`, `update_preimage` or `update_postimage`, `_commit_version` and
+    /// `_commit_timestamp` say which commit it was. A commit that wrote change files is read from those; from any other the
+    /// changes are derived, so that an update that rewrote a file appears as deletes and inserts of all its rows, the
+    /// unchanged ones included. Compactions do not appear. `from` may be one more than the newest version: then there are no
+    /// rows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](duckrun_core::ErrorKind::NotFound) for versions that do not exist or are no longer in the log;
+    /// [`ErrorKind::Unsupported`](duckrun_core::ErrorKind::Unsupported) where a column's type or the partitioning changed within
+    /// the range. A data file that vacuum has removed shows as an error when the relation is read.
+    pub async fn changes(&self, from: u64, to: Option<u64>) -> Result<FileSet> {
+        crate::changes::changes(&self.location, from, to).await
+    }
+}
+
+/// The context with the stream's own estimate in every report of progress.
+fn estimating(cx: &RunContext, rows: &BatchStream) -> RunContext {
+    let (estimate, reports) = (rows.estimate(), cx.clone());
+    let progress = move |p: &Progress| reports.report(&p.with_fraction(estimate()));
+    cx.clone().with_progress(Some(Arc::new(progress)))
 }
 
 /// Our snapshot behind the trait object.
@@ -81,21 +116,32 @@ impl TableStore for DeltaStore {
         if let Some(snapshot) = known {
             snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false)?;
         }
-        let columns = physical_columns(known, spec)?;
-        let (estimate, reports) = (rows.estimate(), cx.clone());
-        let progress = move |p: &Progress| reports.report(&p.with_fraction(estimate()));
-        let cx = &cx.clone().with_progress(Some(Arc::new(progress)));
-        let target = Target {
-            store: self.location.store().clone(),
-            local: self.location.local_path().map(ToOwned::to_owned),
-            columns,
-        };
+        let target = self.target(known, spec)?;
+        let cx = &estimating(cx, &rows);
         write::write_files(cx, &target, spec, rows).await
+    }
+
+    async fn rewrite(
+        &self,
+        cx: &RunContext,
+        at: &Arc<dyn Snapshot>,
+        spec: &RewriteSpec,
+        changes: BatchStream,
+    ) -> Result<Rewritten> {
+        let snapshot = ours(at)?;
+        snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false)?;
+        let target = self.target(Some(snapshot), &spec.write)?;
+        let cx = &estimating(cx, &changes);
+        rewrite::rewrite_files(cx, &target, snapshot, spec, changes).await
     }
 
     async fn commit(&self, cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, intent: &Intent) -> Result<CommitOutcome> {
         let known = at.map(ours).transpose()?;
         commit::commit(cx, &self.location, known, intent).await
+    }
+
+    fn maintenance(&self, options: &MaintenanceOptions) -> Option<Arc<dyn TableMaintenance>> {
+        Some(Arc::new(DeltaMaintenance::new(self.clone(), options.clone())))
     }
 
     async fn after_commit(&self, _cx: &RunContext, at: Option<&Arc<dyn Snapshot>>, version: u64) -> Vec<String> {
@@ -167,7 +213,7 @@ fn remove_empty_folders(table: &std::path::Path, staged: &Staged) {
 }
 
 /// The names and ids under which columns are in the files, where the table maps columns.
-fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Vec<PhysicalColumn>> {
+pub(crate) fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> Result<Vec<PhysicalColumn>> {
     let Some(snapshot) = at.filter(|s| s.metadata().column_mapping()) else { return Ok(Vec::new()) };
     let known = |name: &str| snapshot.delta_schema().fields.iter().find(|f| f.name == name);
     spec.schema

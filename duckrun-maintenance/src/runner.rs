@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use duckrun_core::maintenance::{Action, Applied, TableMaintenance};
@@ -60,7 +61,7 @@ async fn maintain(
         } else if !trusted && deletes(&action) {
             Outcome::Stopped("nothing is deleted after such a fault".to_owned())
         } else {
-            apply(cx, table, &action).await
+            apply(&within(cx, done, total), table, &action).await
         };
         match &outcome {
             Outcome::Fault(fault) => trusted &= !is_alarming(fault.kind),
@@ -71,6 +72,15 @@ async fn maintain(
         cx.report(&progress.with_fraction(Some((done + 1) as f64 / total as f64)));
     }
     Ok(())
+}
+
+/// The context of one action: the fraction that it reports becomes its part of the whole.
+fn within(cx: &RunContext, done: usize, total: usize) -> RunContext {
+    let outer = cx.clone();
+    cx.clone().with_progress(Some(Arc::new(move |p: &Progress| {
+        let fraction = p.fraction.map(|f| (done as f64 + f.clamp(0.0, 1.0)) / total as f64);
+        outer.report(&p.with_fraction(fraction));
+    })))
 }
 
 async fn apply(cx: &RunContext, table: &dyn TableMaintenance, action: &Action) -> Outcome {

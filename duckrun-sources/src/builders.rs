@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::formats::JsonLayout;
 use crate::{
-    Compression, Csv, CsvFormat, FileSource, FilenameColumn, Files, HivePartitions, Json, Location, Registry,
+    ArrowIpc, Compression, Csv, CsvFormat, FileSource, FilenameColumn, Files, HivePartitions, Json, Location, Registry,
     ScanOptions,
 };
 
@@ -187,4 +187,10 @@ setters! { Json:
     column(name: impl Into<String>, sql_type: impl Into<String>) => |f| f.columns.push((name.into(), sql_type.into()));
     /// How the files are compressed, where their suffix does not say so.
     compression(compression: Compression) => |f| f.compression = Some(compression);
+}
+
+setters! { ArrowIpc:
+    /// Decodes only these columns: the engine cannot leave any out by itself.
+    columns(names: impl IntoIterator<Item = impl Into<String>>) =>
+        |f| f.columns = names.into_iter().map(Into::into).collect();
 }

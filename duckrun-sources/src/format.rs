@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use duckrun_core::{Error, Relation, Result};
+use async_trait::async_trait;
+use duckrun_core::{Error, Relation, Resolved, Result, SourceContext};
 use serde::{Deserialize, Serialize};
 
 use crate::sql::{file_list, select_list};
@@ -45,32 +46,35 @@ impl fmt::Display for Compression {
 ///
 /// # Contract
 /// - [`name`](Format::name) is unique in a [`Registry`]; registering a second one of the same name replaces the first.
-/// - [`relation`](Format::relation) does not open the files: it returns what the engine will read, later and lazily, and
-///   must cover exactly [`Scan::files`].
-/// - All methods are cheap and may be called from any thread.
+/// - [`relation`](Format::relation) must cover exactly [`Scan::files`], and leave reading them to the engine, later and
+///   lazily, where the engine can. A format that the engine cannot read looks into the files no further than it must before
+///   it returns, and blocks no async thread.
+/// - The other methods are cheap. All may be called from any thread.
 ///
 /// A format that DuckDB has a table function for needs a few lines:
 /// ```
 /// use std::sync::Arc;
-/// use duckrun_core::{Relation, Result};
-/// use duckrun_sources::{CallOptions, Files, Format, Registry, Scan};
+/// use duckrun_core::{Relation, Resolved, Result};
+/// use duckrun_sources::{Files, Format, Registry, Scan};
 ///
 /// /// Files of text with one row each.
 /// #[derive(Debug)]
 /// struct Notes;
 ///
+/// #[async_trait::async_trait]
 /// impl Format for Notes {
 ///     fn name(&self) -> &str { "notes" }
 ///     fn extensions(&self) -> Vec<&str> { vec!["note"] }
-///     fn relation(&self, scan: &Scan<'_>) -> Result<Relation> {
+///     async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
 ///         let files = scan.file_list();
-///         Ok(Relation::Sql(format!("SELECT filename, content FROM read_text({files})")))
+///         Ok(Relation::Sql(format!("SELECT filename, content FROM read_text({files})")).into())
 ///     }
 /// }
 ///
 /// let source = Files::glob("inbox/*.note").registry(Registry::default().with(Arc::new(Notes)));
-/// # let _ = (source, CallOptions::new());
+/// # let _ = source;
 /// ```
+#[async_trait]
 pub trait Format: Send + Sync + fmt::Debug {
     /// A short name, for example `csv`.
     fn name(&self) -> &str;
@@ -95,9 +99,10 @@ pub trait Format: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When an option is wrong or the format cannot be read here, with the way out.
-    fn relation(&self, scan: &Scan<'_>) -> Result<Relation>;
+    async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved>;
 }
 
+#[async_trait]
 impl Format for Arc<dyn Format> {
     fn name(&self) -> &str {
         (**self).name()
@@ -115,8 +120,8 @@ impl Format for Arc<dyn Format> {
         (**self).folder_markers()
     }
 
-    fn relation(&self, scan: &Scan<'_>) -> Result<Relation> {
-        (**self).relation(scan)
+    async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
+        (**self).relation(scan).await
     }
 }
 
@@ -138,6 +143,8 @@ pub struct Scan<'a> {
     pub filename_prefix: usize,
     /// Whether only the schema is wanted: the relation has no rows.
     pub no_rows: bool,
+    /// The run.
+    pub cx: &'a SourceContext<'a>,
 }
 
 impl Scan<'_> {
@@ -148,7 +155,7 @@ impl Scan<'_> {
 
     /// A SELECT over one of DuckDB's multi-file readers (`read_csv`, `read_parquet`, ...) with everything that this scan
     /// says and the format's own options.
-    pub fn select(&self, function: &str, options: CallOptions) -> Relation {
+    pub fn select(&self, function: &str, options: CallOptions) -> Resolved {
         let hive_types: &[_] = if self.hive { &self.options.hive_types } else { &[] };
         let common = CallOptions::new()
             .text("filename", self.filename.as_deref())
@@ -158,7 +165,7 @@ impl Scan<'_> {
             .and(options);
         let columns = select_list(self.filename.as_deref().map(|name| (name, self.filename_prefix)));
         let no_rows = if self.no_rows { " WHERE false" } else { "" };
-        Relation::Sql(format!("SELECT {columns} FROM {function}({}, {common}){no_rows}", self.file_list()))
+        Relation::Sql(format!("SELECT {columns} FROM {function}({}, {common}){no_rows}", self.file_list())).into()
     }
 }
 

@@ -116,6 +116,14 @@ pub(crate) fn forced(format: &dyn Format, listing: &Listing) -> Result<Inferred>
         return Err(no_files(listing));
     }
     let extensions = format.extensions();
+    let markers = format.folder_markers();
+    if extensions.is_empty() && !markers.is_empty() {
+        return Err(Error::invalid(format!(
+            "{} is no {name} table: it has no {}; name the table's own folder",
+            listing.location,
+            markers.join(" and no ")
+        )));
+    }
     let fits = |file: &ListedFile| {
         let (extension, compression, _) = suffix(&file.path);
         extensions.contains(&extension.as_str())

@@ -28,8 +28,12 @@
 //! machines or working directories load into should use [`FileSource::filename_relative_to`], which is the same
 //! everywhere.
 //!
-//! Files on object stores, Delta and Iceberg folders and Arrow IPC files are recognised and refused for now, with the way
-//! out in the message.
+//! # What is read how
+//! CSV, JSON and parquet are read by DuckDB, lazily, with projections and filters pushed down. A folder that is a Delta table is
+//! opened by the run ([`Delta`] for other versions), one with Iceberg metadata by this crate ([`Iceberg`]): both become an
+//! exact list of parquet files, as lazy as parquet. [`ArrowIpc`] is decoded here and materialised by the engine, because
+//! DuckDB has no reader of its own. Files on object stores are recognised and refused for now, with the way out in the
+//! message.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod builders;
@@ -46,11 +50,11 @@ mod sql;
 mod walk;
 
 pub use format::{Compression, Format, Registry, Scan};
-pub use formats::{CsvFormat, JsonFormat, ParquetFormat};
+pub use formats::{ArrowFormat, CsvFormat, Delta, Iceberg, IcebergFormat, JsonFormat, ParquetFormat};
 pub use infer::{Inferred, infer};
 pub use listing::{ListedFile, Listing, Shape, TableFolder};
 pub use location::Location;
-pub use new_files::{LoadedFiles, NewFiles, new_files};
+pub use new_files::{ByColumn, ByHistory, LoadedFiles, NewFiles, new_files};
 pub use options::{FilenameColumn, HivePartitions, ScanOptions};
-pub use source::{Choose, Csv, FileSource, Files, Inspected, Json, Parquet};
+pub use source::{ArrowIpc, Choose, Csv, FileSource, Files, Inspected, Json, Parquet};
 pub use sql::CallOptions;

@@ -1,26 +1,33 @@
 //! The files of a listing that a table has not loaded yet: the base of the "load only what is new" job.
 //!
-//! # Two ways to ask
-//! - **In SQL**, over the `filename` column: `select * from landing where filename not in (select filename from this)`.
-//!   Every file is listed, and every file of the listing is opened; right for some hundred files.
-//! - **[`NewFiles`]**, which compares the listing with the names that the table has before the engine sees a file, so that
-//!   loaded files are never opened. Who knows the names is a [`LoadedFiles`]: the table's own column read from the run's
-//!   pinned snapshot, the commit history, or a list that an embedder keeps.
+//! # Who knows what was loaded
+//! [`NewFiles`] compares the listing with the names that are known before the engine sees a file, so that loaded files are
+//! never opened. The names come from a [`LoadedFiles`]:
+//! - [`ByColumn`] ([`NewFiles::by_column`]): the table's own column with the file's name, read at the run's pinned snapshot. It
+//!   stays right whatever happens to the table (deletes, restores, other writers), and costs a scan of that one column.
+//! - [`ByHistory`] ([`NewFiles::by_history`]): what earlier runs recorded in their commits. The table needs no such column, and
+//!   a file whose rows the SQL left out counts as loaded. It costs a reading of the log, and is refused where the log does
+//!   not reach back to its beginning any more, or where somebody restored the table to an older version.
+//! - a list that an embedder keeps.
 //!
-//! An engine with session variables offers a third: store the new names in a variable before the SQL runs
-//! (`SET VARIABLE fresh = (select list({filename: file}) from ...)`) and read `read_csv(getvariable('fresh'))`. It fails on
-//! an empty list and sniffs at another time than it reads, so that it is not built in.
+//! The same in SQL, `select * from landing where filename not in (select filename from this)`, opens every file of the listing
+//! on every run.
 //!
 //! Invariant: a run loads a file whole or not at all, and names it in the rows (or the commit) that it loads; two runs that
 //! list the same new file cannot both commit, because [`NewFiles`] says that it reads the target, which fences the append.
+//! A run whose new files hold no rows commits nothing, and its files are new again next time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::is_separator;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use duckrun_core::{Error, Relation, Result, RunContext, Source};
+use duckrun_core::arrow::array::AsArray;
+use duckrun_core::{
+    Error, ErrorKind, Query, Relation, RelationName, Resolved, Result, Source, SourceContext, quote_ident,
+};
+use futures::StreamExt;
 
 use crate::{Choose, FileSource, ListedFile};
 
@@ -37,19 +44,29 @@ pub fn new_files<T: AsRef<str>>(listing: impl IntoIterator<Item = T>, loaded: &B
     listing.into_iter().filter(|file| new(file.as_ref())).collect()
 }
 
-/// Who knows the files that were loaded. Implemented over a table's snapshot or history, or by an embedder; asked once per
-/// run, after the target was pinned.
+/// Who knows the files that were loaded. Implemented here over a table's column and its history, and by embedders; asked once
+/// per attempt of a run, after the target was pinned.
 ///
 /// # Contract
 /// The names are those of the `filename` column. A name that is missing loads its file again; one too many never loads it.
-/// The answer belongs to the pinned snapshot, never to a later version.
+/// The answer belongs to the pinned snapshot, never to a later version; where the run replaces the table
+/// ([`Target::kept`](duckrun_core::Target::kept) is `None`) nothing counts as loaded.
 #[async_trait]
 pub trait LoadedFiles: Send + Sync + fmt::Debug {
-    /// The names.
+    /// The names. `column` is the source's own column with them.
     ///
     /// # Errors
     /// When the answer is not complete (a history that no longer reaches back to its beginning): guessing would load twice.
-    async fn loaded(&self, cx: &RunContext) -> Result<BTreeSet<String>>;
+    async fn loaded(&self, cx: &SourceContext<'_>, column: &str) -> Result<BTreeSet<String>>;
+
+    /// What the commit of a run that loads these files has to record, by key.
+    ///
+    /// # Errors
+    /// When the names cannot be written down.
+    fn record(&self, cx: &SourceContext<'_>, new: &[&str]) -> Result<BTreeMap<String, String>> {
+        let _ = (cx, new);
+        Ok(BTreeMap::new())
+    }
 
     /// Whether asking reads the run's own target.
     fn reads_target(&self) -> bool {
@@ -60,12 +77,147 @@ pub trait LoadedFiles: Send + Sync + fmt::Debug {
 /// A list that somebody else keeps.
 #[async_trait]
 impl LoadedFiles for BTreeSet<String> {
-    async fn loaded(&self, _: &RunContext) -> Result<BTreeSet<String>> {
+    async fn loaded(&self, _: &SourceContext<'_>, _: &str) -> Result<BTreeSet<String>> {
         Ok(self.clone())
     }
 
     fn reads_target(&self) -> bool {
         false
+    }
+}
+
+/// The names in a column of the target, at the version that the run has pinned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ByColumn {
+    column: Option<String>,
+}
+
+impl ByColumn {
+    /// The column that is called as the source's own (`filename`, unless the source says otherwise).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A column that the SQL gave another name.
+    pub fn named(column: impl Into<String>) -> Self {
+        Self { column: Some(column.into()) }
+    }
+}
+
+/// The name under which a run's session sees the target while its column is read.
+const LOADED: &str = "__duckrun_loaded";
+
+#[async_trait]
+impl LoadedFiles for ByColumn {
+    async fn loaded(&self, cx: &SourceContext<'_>, column: &str) -> Result<BTreeSet<String>> {
+        let Some(snapshot) = cx.target.kept() else { return Ok(BTreeSet::new()) };
+        let Some(engine) = cx.engine else {
+            return Err(Error::unsupported("the table's column can be asked only within a run"));
+        };
+        let column = self.column.as_deref().unwrap_or(column);
+        let schema = snapshot.schema();
+        let Some((_, field)) = schema.column_with_name(column) else {
+            return Err(Error::invalid(format!(
+                "the table has no column {column:?} that would say which files it has: store it (select *), name the one \
+                 that says it (ByColumn::named), or judge by the history (NewFiles::by_history)"
+            )));
+        };
+        let name = RelationName::bare(LOADED)?;
+        engine.register(&name, Relation::Files(snapshot.files().await?)).await?;
+        let quoted = quote_ident(column);
+        let sql = format!("SELECT DISTINCT {quoted} FROM {} WHERE {quoted} IS NOT NULL", name.to_sql());
+        let mut rows = engine.query(&Query::new(sql)).await?;
+        let mut names = BTreeSet::new();
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            let Some(texts) = batch.column(0).as_string_opt::<i32>() else {
+                return Err(Error::invalid(format!(
+                    "the table's column {column:?} is {}, and names of files are text: name another column",
+                    field.data_type()
+                )));
+            };
+            names.extend(texts.iter().flatten().map(str::to_owned));
+        }
+        Ok(names)
+    }
+}
+
+/// The names that earlier runs recorded in their commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByHistory {
+    name: String,
+}
+
+impl Default for ByHistory {
+    fn default() -> Self {
+        Self { name: "files".to_owned() }
+    }
+}
+
+/// Where a run that replaces the table says that its names are all there are.
+const FRESH: &str = "fresh";
+/// Before the name of what is recorded.
+const KEY: &str = "duckrun.loaded.";
+
+impl ByHistory {
+    /// What is recorded under the name `files`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is recorded under another name, where one table loads files of several sources.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into() }
+    }
+
+    fn key(&self) -> String {
+        format!("{KEY}{}", self.name)
+    }
+}
+
+#[async_trait]
+impl LoadedFiles for ByHistory {
+    async fn loaded(&self, cx: &SourceContext<'_>, _: &str) -> Result<BTreeSet<String>> {
+        let Some(snapshot) = cx.target.kept() else { return Ok(BTreeSet::new()) };
+        let lost = |why: String| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "{why}, so that nobody can say from the history which files the table has: judge by its column \
+                     (NewFiles::by_column), or rebuild the table (full_refresh)"
+                ),
+            )
+        };
+        let commits = snapshot.history().await?;
+        let key = self.key();
+        let mut names = BTreeSet::new();
+        for (expected, commit) in (0..=snapshot.version()).zip(commits.iter().map(Some).chain(std::iter::repeat(None)))
+        {
+            let Some(commit) = commit.filter(|c| c.version == expected) else {
+                return Err(lost(format!("version {expected} is no longer in the log")));
+            };
+            if commit.operation() == Some("RESTORE") {
+                return Err(lost(format!("version {expected} restored the table to an older version")));
+            }
+            let Some(recorded) = commit.recorded(&key) else { continue };
+            let unreadable =
+                || Error::corrupt(format!("version {expected} of the log has a record {key:?} that is not ours"));
+            let recorded: Vec<String> = serde_json::from_str(&recorded).map_err(|e| unreadable().with_source(e))?;
+            if commit.recorded(&format!("{key}.{FRESH}")).is_some() {
+                names.clear();
+            }
+            names.extend(recorded);
+        }
+        Ok(names)
+    }
+
+    fn record(&self, cx: &SourceContext<'_>, new: &[&str]) -> Result<BTreeMap<String, String>> {
+        let list = serde_json::to_string(new).map_err(|e| Error::internal("names that are no JSON").with_source(e))?;
+        let mut record = BTreeMap::from([(self.key(), list)]);
+        if cx.target.kept().is_none() {
+            record.insert(format!("{}.{FRESH}", self.key()), "true".to_owned());
+        }
+        Ok(record)
     }
 }
 
@@ -76,9 +228,12 @@ impl LoadedFiles for BTreeSet<String> {
 /// use std::sync::Arc;
 /// use duckrun_sources::{Csv, NewFiles};
 ///
+/// let landing = || Csv::glob("landing/*.csv").filename_relative_to("landing");
+/// let by_column = NewFiles::by_column(landing());
+/// let by_history = NewFiles::by_history(landing());
 /// let loaded: BTreeSet<String> = BTreeSet::from(["2013-01-01.csv".into()]);
-/// let source = NewFiles::of(Csv::glob("landing/*.csv").filename_relative_to("landing"), Arc::new(loaded));
-/// # let _ = source;
+/// let by_list = NewFiles::of(landing(), Arc::new(loaded));
+/// # let _ = (by_column, by_history, by_list);
 /// ```
 #[derive(Debug, Clone)]
 pub struct NewFiles<F> {
@@ -87,6 +242,17 @@ pub struct NewFiles<F> {
 }
 
 impl<F: Choose> NewFiles<F> {
+    /// Judged by the table's own column of the source's name for it: `filename`, or what
+    /// [`filename_as`](FileSource::filename_as) says.
+    pub fn by_column(files: FileSource<F>) -> Self {
+        Self::of(files, Arc::new(ByColumn::new()))
+    }
+
+    /// Judged by what earlier runs recorded in the table's commits.
+    pub fn by_history(files: FileSource<F>) -> Self {
+        Self::of(files, Arc::new(ByHistory::new()))
+    }
+
     /// The files of `files` that `loaded` does not know.
     pub fn of(files: FileSource<F>, loaded: Arc<dyn LoadedFiles>) -> Self {
         Self { files, loaded }
@@ -99,21 +265,23 @@ impl<F: Choose> Source for NewFiles<F> {
         format!("new {}", self.files.describe())
     }
 
-    fn reads_target(&self) -> bool {
-        self.loaded.reads_target()
-    }
-
-    async fn resolve(&self, cx: &RunContext) -> Result<Relation> {
-        let run = cx.clone();
+    async fn resolve(&self, cx: &SourceContext<'_>) -> Result<Resolved> {
+        let run = cx.run.clone();
         let mut inspected = self.files.inspect_with(move || run.check()).await?;
-        if inspected.filename.is_none() {
+        if inspected.inferred.files.is_empty() {
+            return Err(Error::invalid(format!(
+                "{} is a table, not a set of files: read its changes instead",
+                inspected.listing.location
+            )));
+        }
+        let Some(column) = inspected.filename.clone() else {
             return Err(Error::invalid(format!(
                 "{} has no column with the file's name, by which later runs could tell what is new: use with_filename",
                 self.describe()
             )));
-        }
-        let loaded = self.loaded.loaded(cx).await?;
-        cx.check()?;
+        };
+        let loaded = self.loaded.loaded(cx, &column).await?;
+        cx.run.check()?;
         let all = std::mem::take(&mut inspected.inferred.files);
         if let Some((listed, known)) = renamed(all.iter().map(|f| inspected.shown(&f.path)), &loaded) {
             return Err(Error::invalid(format!(
@@ -126,13 +294,17 @@ impl<F: Choose> Source for NewFiles<F> {
         let mut new: Vec<ListedFile> = new_files(named, &loaded).into_iter().map(|n| n.file.clone()).collect();
         tracing::debug!(listed = all.len(), new = new.len(), "new files");
         // A file of zero bytes has no rows and no schema: often its upload has just begun, and it is new again next time.
-        let nothing_new = new.iter().all(|f| f.size == 0);
+        let whole: Vec<&str> = new.iter().filter(|f| f.size > 0).map(|f| inspected.shown(&f.path)).collect();
+        let nothing_new = whole.is_empty();
+        let info = if nothing_new { BTreeMap::new() } else { self.loaded.record(cx, &whole)? };
         if nothing_new {
             // The schema of what was loaded; the newest name is the likeliest to have the present one.
             new = all.iter().rfind(|f| f.size > 0).or(all.last()).cloned().into_iter().collect();
         }
         inspected.inferred.files = new;
-        self.files.relation(&inspected, nothing_new)
+        let resolved = self.files.relation(cx, &inspected, nothing_new).await?;
+        let reads_target = resolved.reads_target || self.loaded.reads_target();
+        Ok(resolved.with_reads_target(reads_target).with_info(info))
     }
 }
 

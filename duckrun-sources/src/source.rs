@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use duckrun_core::{Error, Relation, Result, RunContext, Source};
+use duckrun_core::{Error, Resolved, Result, Source, SourceContext};
 
-use crate::formats::{CsvFormat, JsonFormat, ParquetFormat};
+use crate::formats::{ArrowFormat, CsvFormat, JsonFormat, ParquetFormat};
 use crate::infer::forced;
 use crate::location::{absolute, path_text};
 use crate::walk::Walk;
@@ -23,6 +23,8 @@ pub type Csv = FileSource<CsvFormat>;
 pub type Json = FileSource<JsonFormat>;
 /// Parquet files.
 pub type Parquet = FileSource<ParquetFormat>;
+/// Arrow IPC files, also known as Feather.
+pub type ArrowIpc = FileSource<ArrowFormat>;
 
 /// How a source comes by its format. Implemented by every [`Format`], which is then taken for granted, and by
 /// [`Registry`], which infers.
@@ -142,7 +144,15 @@ impl<F: Choose> FileSource<F> {
         let listing = Walk { markers: &markers, root: self.root.as_deref(), check }.list(&location)?;
         let inferred = self.format.choose(&listing)?;
         tracing::debug!(location = %listing.location, format = inferred.format, why = inferred.why, "source inferred");
+        let is_table = inferred.files.is_empty();
         let filename = match &self.options.filename {
+            FilenameColumn::Named(_) if is_table => {
+                return Err(Error::invalid(format!(
+                    "{} is a table: its rows have no file of their own to name",
+                    listing.location
+                )));
+            }
+            _ if is_table => None,
             FilenameColumn::Auto => (listing.shape != Shape::File).then(|| "filename".to_owned()),
             FilenameColumn::Named(name) if name.is_empty() => {
                 return Err(Error::invalid("the column for the file's name has an empty name"));
@@ -188,11 +198,16 @@ impl<F: Choose> FileSource<F> {
         Ok(wanted)
     }
 
-    pub(crate) fn relation(&self, inspected: &Inspected, no_rows: bool) -> Result<Relation> {
+    pub(crate) async fn relation(
+        &self,
+        cx: &SourceContext<'_>,
+        inspected: &Inspected,
+        no_rows: bool,
+    ) -> Result<Resolved> {
         let format = self.format.format(&inspected.inferred.format)?;
         let files = &inspected.inferred.files;
         let first = files.first().map_or("", |f| f.path.as_str());
-        format.relation(&Scan {
+        let scan = Scan {
             location: &inspected.listing.location,
             files,
             options: &self.options,
@@ -200,7 +215,9 @@ impl<F: Choose> FileSource<F> {
             filename: inspected.filename.clone(),
             filename_prefix: first.get(..inspected.prefix).map_or(0, |p| p.chars().count()),
             no_rows,
-        })
+            cx,
+        };
+        format.relation(&scan).await
     }
 }
 
@@ -231,11 +248,11 @@ impl<F: Choose> Source for FileSource<F> {
         format!("{} files {}", self.format.label(), self.location)
     }
 
-    async fn resolve(&self, cx: &RunContext) -> Result<Relation> {
-        let run = cx.clone();
+    async fn resolve(&self, cx: &SourceContext<'_>) -> Result<Resolved> {
+        let run = cx.run.clone();
         let inspected = self.inspect_with(move || run.check()).await?;
-        cx.check()?;
-        self.relation(&inspected, false)
+        cx.run.check()?;
+        self.relation(cx, &inspected, false).await
     }
 }
 

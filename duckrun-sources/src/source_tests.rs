@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 
-use duckrun_core::ErrorKind;
 use duckrun_core::memory::{EffectiveLimit, GIB, Job, MemorySettings, plan};
+use duckrun_core::{ErrorKind, Relation, RunContext};
 
 use super::*;
 use crate::{Compression, LoadedFiles, NewFiles};
@@ -27,7 +27,8 @@ fn dir(files: &[&str]) -> tempfile::TempDir {
 /// The SQL, with the temporary folder called DIR, or the error's text.
 fn sql(source: &dyn Source, dir: &tempfile::TempDir) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let text = match runtime.block_on(source.resolve(&cx())) {
+    let run = cx();
+    let text = match runtime.block_on(source.resolve(&SourceContext::new(&run))).map(|r| r.relation) {
         Ok(Relation::Sql(sql)) => sql,
         Ok(other) => panic!("{other:?}"),
         Err(e) => e.to_string(),
@@ -143,10 +144,12 @@ fn formats_are_inferred_forced_and_refused() {
     assert!(sql(&at("x/data").format("csv"), &d).starts_with("SELECT * FROM read_csv("));
     assert_eq!(
         sql(&at("d"), &d),
-        "unsupported: DIR/d is a Delta table (it has a _delta_log): open it as a Delta table, its data files alone are not the table"
+        "unsupported: DIR/d is a Delta table, and nothing here opens Delta tables: resolve it within a run of the crate duckrun"
     );
     assert!(sql(&Parquet::folder(d.path().join("d")), &d).contains("DIR/d is a delta table"));
-    assert!(sql(&at("f"), &d).contains("holds Arrow IPC files"));
+    assert!(sql(&at("f"), &d).contains("DIR/f/a.arrow is not a whole Arrow IPC file"));
+    let not_a_table = sql(&at("k").format("delta"), &d);
+    assert!(not_a_table.contains("DIR/k is no delta table: it has no _delta_log"), "{not_a_table}");
     assert!(sql(&Csv::folder(d.path().join("t")).tsv(), &d).contains("delim = '\t'"));
 }
 
@@ -166,6 +169,7 @@ fn a_root_confines_and_resolves() {
 fn an_embedders_format_is_asked_like_ours() {
     #[derive(Debug)]
     struct Notes;
+    #[async_trait]
     impl Format for Notes {
         fn name(&self) -> &str {
             "notes"
@@ -176,8 +180,9 @@ fn an_embedders_format_is_asked_like_ours() {
         fn folder_markers(&self) -> Vec<&str> {
             vec![".notebook"]
         }
-        fn relation(&self, scan: &Scan<'_>) -> Result<Relation> {
-            Ok(Relation::Sql(format!("SELECT content FROM read_text({}) -- {}", scan.file_list(), scan.location)))
+        async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
+            let sql = format!("SELECT content FROM read_text({}) -- {}", scan.file_list(), scan.location);
+            Ok(Relation::Sql(sql).into())
         }
     }
     let d = dir(&["a/x.note", "b/.notebook", "b/y.csv"]);
@@ -228,15 +233,18 @@ fn asking_a_table_fences_the_append_and_its_failure_is_the_runs() {
     struct Truncated;
     #[async_trait]
     impl LoadedFiles for Truncated {
-        async fn loaded(&self, _: &RunContext) -> Result<BTreeSet<String>> {
+        async fn loaded(&self, _: &SourceContext<'_>, _: &str) -> Result<BTreeSet<String>> {
             Err(Error::new(ErrorKind::NotFound, "the history begins at version 7"))
         }
     }
     let d = dir(&["a.csv"]);
     let source = NewFiles::of(Csv::folder(d.path()), Arc::new(Truncated));
-    assert!(source.reads_target());
     assert_eq!(sql(&source, &d), "not found: the history begins at version 7");
-    assert!(!NewFiles::of(Csv::folder(d.path()), Arc::new(BTreeSet::new())).reads_target());
+    let (runtime, run) = (tokio::runtime::Builder::new_current_thread().build().unwrap(), cx());
+    let fenced =
+        |source: NewFiles<CsvFormat>| runtime.block_on(source.resolve(&SourceContext::new(&run))).unwrap().reads_target;
+    assert!(!fenced(NewFiles::of(Csv::folder(d.path()), Arc::new(BTreeSet::new()))));
+    assert!(fenced(NewFiles::by_history(Csv::folder(d.path()))), "also where there is no table yet");
 }
 
 #[test]
@@ -245,6 +253,6 @@ fn a_cancelled_run_resolves_nothing() {
     let cx = cx();
     cx.cancellation().cancel();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let e = runtime.block_on(Csv::folder(d.path()).resolve(&cx)).unwrap_err();
+    let e = runtime.block_on(Csv::folder(d.path()).resolve(&SourceContext::new(&cx))).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Cancelled);
 }

@@ -1,11 +1,13 @@
 //! A run, from the pinned snapshot to the report; and its repetition after a conflict, from the beginning.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use duckrun_core::{
     At, BatchStream, CommitOutcome, EngineSession, EngineSettings, Error, ErrorKind, Phase, Progress, Query, Relation,
-    RelationName, Result, RunContext, Snapshot, TableName, TableReference, TableState, TableStore, WriteJob,
+    RelationName, Result, RunContext, Snapshot, SourceContext, TableName, TableReference, TableState, TableStore,
+    Target, WriteJob,
 };
 use duckrun_memory::{Job, PeakMeter};
 use tracing::Instrument;
@@ -14,6 +16,7 @@ use crate::model::Model;
 use crate::pins;
 use crate::report::{PhaseTime, Report};
 use crate::session::this;
+use crate::tables::DeltaTables;
 
 /// Runs a model, repeating it after conflicts as often as it asks.
 pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
@@ -50,6 +53,7 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
             engine: done.settings,
             after_error: done.after_error,
             maintenance: done.maintenance,
+            maintained: done.maintained,
             run_id: cx.id(),
         };
         tracing::info!(table = %name, "{report}");
@@ -65,6 +69,7 @@ struct Done {
     settings: EngineSettings,
     after_error: Option<Error>,
     maintenance: Vec<String>,
+    maintained: Option<duckrun_maintenance::Report>,
 }
 
 /// Measures phases.
@@ -100,11 +105,11 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
             format!("the table was expected to exist at {}", store.location()),
         ));
     }
-    let engine = model.session.inner.engine.open(cx).await?;
-    let engine = engine.as_ref();
+    let opened = model.session.inner.engine.open(cx).await?;
+    let engine = opened.as_ref();
     let sql = choose_sql(model, at.is_some());
-    let sources_read = register_sources(model, engine, cx).await?;
-    let reads_target = pin(model, name, engine, sql, at.as_ref()).await? || sources_read;
+    let sources = register_sources(model, engine, cx, store.as_ref(), at.as_ref()).await?;
+    let reads_target = pin(model, name, engine, sql, at.as_ref()).await? || sources.reads_target;
     watch.end(Phase::Pinning);
 
     watch.start(Phase::Before);
@@ -136,7 +141,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
         query,
         files: model.files.clone(),
         transaction: model.transaction.clone(),
-        info: Default::default(),
+        info: sources.info,
     };
     let outcome = model.session.inner.executor.run(cx, job).await.map_err(|e| e.with_table(name.to_string()))?;
     watch.end(Phase::Writing);
@@ -149,6 +154,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
         settings,
         after_error: None,
         maintenance: Vec::new(),
+        maintained: None,
     };
     if let CommitOutcome::Committed(commit) = &done.outcome {
         if !model.after.is_empty() {
@@ -162,9 +168,17 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
             }
             watch.end(Phase::After);
         }
-        if model.session.inner.maintenance {
+        let upkeep = &model.session.inner.upkeep;
+        if upkeep.inline {
+            // The engine's memory is maintenance's now: both have the one lease of the run.
+            drop(opened);
             watch.start(Phase::Maintenance);
-            done.maintenance = store.after_commit(cx, at.as_ref(), commit.version).await;
+            done.maintained = upkeep.after_run(cx, store.as_ref()).await;
+            done.maintenance = match &done.maintained {
+                Some(report) => report.fault.iter().map(|f| format!("failed: {f}")).collect(),
+                None => store.after_commit(cx, at.as_ref(), commit.version).await,
+            };
+            done.maintenance.extend(done.maintained.iter().flat_map(|r| &r.steps).map(ToString::to_string));
             watch.end(Phase::Maintenance);
         }
     }
@@ -181,15 +195,37 @@ fn choose_sql(model: &Model, exists: bool) -> &str {
     }
 }
 
-/// Registers the sources; says whether one of them read the target.
-async fn register_sources(model: &Model, engine: &dyn EngineSession, cx: &RunContext) -> Result<bool> {
-    let mut reads_target = false;
+/// What resolving the sources has brought, beside their relations.
+#[derive(Default)]
+struct Sources {
+    reads_target: bool,
+    info: BTreeMap<String, String>,
+}
+
+/// Resolves and registers the sources.
+async fn register_sources(
+    model: &Model,
+    engine: &dyn EngineSession,
+    cx: &RunContext,
+    store: &dyn TableStore,
+    at: Option<&Arc<dyn Snapshot>>,
+) -> Result<Sources> {
+    let mut found = Sources::default();
+    let target = Target::new(store.location(), at, model.table.full_refresh);
+    let seen = SourceContext::new(cx).with_engine(engine).with_target(target).with_tables(&DeltaTables);
     for (alias, source) in &model.sources {
-        let relation = source.resolve(cx).await.map_err(|e| e.or_table(format!("source {alias}")))?;
-        engine.register(&RelationName::bare(alias)?, relation).await?;
-        reads_target |= source.reads_target();
+        let resolved = source.resolve(&seen).await.map_err(|e| e.or_table(format!("source {alias}")))?;
+        engine.register(&RelationName::bare(alias)?, resolved.relation).await?;
+        found.reads_target |= resolved.reads_target;
+        for (key, value) in resolved.info {
+            if found.info.insert(key.clone(), value).is_some() {
+                return Err(Error::invalid(format!(
+                    "two sources of the run record {key:?} in its commit: give each a name of its own"
+                )));
+            }
+        }
     }
-    Ok(reads_target)
+    Ok(found)
 }
 
 /// Pins what the SQL and the hooks name; says whether they read the target.

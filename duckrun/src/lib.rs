@@ -25,26 +25,35 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod attempt;
+mod changes;
+mod maintain;
 mod model;
 mod pins;
 mod report;
 mod session;
+mod tables;
 
 pub use duckrun_core as core;
 pub use duckrun_core::duckdb;
+pub use duckrun_core::maintenance::{Action, MaintenanceOptions};
 pub use duckrun_core::{
     AppTransaction, At, BatchStream, Commit, CommitOutcome, Compression, Engine, EngineSession, EngineSettings, Error,
-    ErrorKind, Executor, FileOptions, Nothing, Phase, Progress, Query, Relation, Result, RunContext, RunId,
-    SchemaChange, Snapshot, Source, StorageOptions, Strategy, TableName, TableOptions, TableStore, TimestampMode,
-    Value, WriteMetrics, arrow,
+    ErrorKind, Executor, FileOptions, Nothing, Phase, Progress, Query, Relation, Resolved, Result, RunContext, RunId,
+    SchemaChange, Snapshot, Source, SourceContext, StorageOptions, Strategy, TableName, TableOptions, TableStore,
+    TimestampMode, Value, WriteMetrics, arrow,
 };
 pub use duckrun_delta as delta;
-pub use duckrun_delta::{Append, DeltaStore, Location, Overwrite, SafeAppend, SqlExecutor, strategy_by_name};
+pub use duckrun_delta::{
+    Append, DeltaMaintenance, DeltaStore, Location, Overwrite, SafeAppend, SqlExecutor, strategy_by_name,
+};
 pub use duckrun_maintenance as maintenance;
+pub use duckrun_maintenance::{DefaultPolicy, PolicySettings};
 pub use duckrun_memory as memory;
 pub use duckrun_memory::{FairGovernor, Governor, MemoryPlan, MemoryProbe, MemorySettings};
 pub use duckrun_sources as sources;
 
+pub use changes::Changes;
+pub use maintain::{Maintain, MaintainReport};
 pub use model::Model;
 pub use report::{PhaseTime, Report};
 pub use session::{Reader, Session, SessionBuilder};

@@ -46,8 +46,10 @@ pub struct Report {
     pub engine: EngineSettings,
     /// The failure of a statement that was to run after the commit.
     pub after_error: Option<Error>,
-    /// What maintenance did, or why it failed.
+    /// What maintenance did, or why it failed, a line each; empty where there was nothing to do.
     pub maintenance: Vec<String>,
+    /// The same in every detail; `None` where it was off, or is not ours.
+    pub maintained: Option<duckrun_maintenance::Report>,
     /// The id by which the commit can be recognised in the log.
     pub run_id: RunId,
 }
@@ -154,6 +156,9 @@ impl fmt::Display for Report {
         }
         if let Some(e) = &self.after_error {
             write!(f, ", but a statement after the commit failed: {e}")?;
+        }
+        if let Some(fault) = self.maintained.as_ref().and_then(|m| m.faults().next()) {
+            write!(f, ", but maintenance failed: {fault}")?;
         }
         Ok(())
     }

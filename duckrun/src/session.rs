@@ -7,18 +7,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use duckrun_core::duckdb::{Connection, DuckDb};
+use duckrun_core::maintenance::MaintenanceOptions;
 use duckrun_core::{
     At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
     Snapshot, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
 use duckrun_delta::{DeltaStore, Location, SqlExecutor};
+use duckrun_maintenance::MaintenancePolicy;
 use duckrun_memory::{
     EffectiveLimit, FairGovernor, Governor, Job, Lease, MemoryProbe, MemorySettings, SpillDir, SystemProbe,
 };
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use url::Url;
 
+use crate::maintain::Upkeep;
 use crate::model::Model;
 use crate::pins;
 
@@ -44,7 +48,7 @@ pub(crate) struct Inner {
     probe: Arc<dyn MemoryProbe>,
     governor: Arc<dyn Governor>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) maintenance: bool,
+    pub(crate) upkeep: Upkeep,
 }
 
 impl Session {
@@ -127,6 +131,18 @@ impl Session {
         Reader { session: self.clone(), query: Query::new(sql), pinned: Vec::new() }
     }
 
+    /// The store of the root, and the root's place in it.
+    pub(crate) fn root_store(&self) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        match &self.inner.root {
+            Root::Local(root) => {
+                let store = LocalFileSystem::new_with_prefix(root)
+                    .map_err(|e| Error::invalid("the root is not a folder").with_source(e))?;
+                Ok((Arc::new(store), Path::default()))
+            }
+            Root::Store { store, prefix, .. } => Ok((store.clone(), prefix.clone())),
+        }
+    }
+
     /// A context for a job: memory detected, planned, leased, with a place to spill.
     pub(crate) async fn context(&self, name: &str, job: Job) -> Result<(RunContext, Lease)> {
         let inner = &self.inner;
@@ -164,7 +180,7 @@ pub struct SessionBuilder {
     probe: Arc<dyn MemoryProbe>,
     governor: Arc<dyn Governor>,
     clock: Arc<dyn Clock>,
-    maintenance: bool,
+    upkeep: Upkeep,
 }
 
 impl SessionBuilder {
@@ -178,7 +194,7 @@ impl SessionBuilder {
             probe: Arc::new(SystemProbe::new()),
             governor: Arc::new(FairGovernor::new()),
             clock: Arc::new(SystemClock),
-            maintenance: true,
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -229,9 +245,22 @@ impl SessionBuilder {
         self
     }
 
-    /// Whether runs maintain their table after the commit (checkpoints). On by default.
+    /// Whether runs maintain their table after the commit, as the [policy](Self::policy) says. On by default. A fault is in the
+    /// run's report, never its error.
     pub fn maintenance(mut self, on: bool) -> Self {
-        self.maintenance = on;
+        self.upkeep.inline = on;
+        self
+    }
+
+    /// Another policy of maintenance than [`DefaultPolicy`](duckrun_maintenance::DefaultPolicy) with its default settings.
+    pub fn policy(mut self, policy: impl MaintenancePolicy + 'static) -> Self {
+        self.upkeep.policy = Arc::new(policy);
+        self
+    }
+
+    /// How maintenance is carried out.
+    pub fn maintenance_options(mut self, options: MaintenanceOptions) -> Self {
+        self.upkeep.options = options;
         self
     }
 
@@ -264,7 +293,7 @@ impl SessionBuilder {
                 probe: self.probe,
                 governor: self.governor,
                 clock: self.clock,
-                maintenance: self.maintenance,
+                upkeep: self.upkeep,
             }),
         })
     }

@@ -174,9 +174,9 @@ impl duckrun::Source for Competitor {
         "a competitor".into()
     }
 
-    async fn resolve(&self, _: &duckrun::RunContext) -> duckrun::Result<duckrun::Relation> {
+    async fn resolve(&self, _: &duckrun::SourceContext<'_>) -> duckrun::Result<duckrun::Resolved> {
         self.0.model("a.t").sql("select 100::bigint as n").run().await?.committed().map(drop)?;
-        Ok(duckrun::Relation::Sql("select 0::bigint as nothing".into()))
+        Ok(duckrun::Relation::Sql("select 0::bigint as nothing".into()).into())
     }
 }
 
@@ -232,12 +232,12 @@ impl duckrun::Source for Compactor {
         "a compactor".into()
     }
 
-    async fn resolve(&self, _: &duckrun::RunContext) -> duckrun::Result<duckrun::Relation> {
+    async fn resolve(&self, _: &duckrun::SourceContext<'_>) -> duckrun::Result<duckrun::Resolved> {
         let url = url::Url::from_directory_path(&self.0).unwrap();
         let table = deltalake::DeltaTable::try_from_url(url).await.unwrap();
         let (_, metrics) = table.optimize().await.unwrap();
         assert!(metrics.num_files_removed > 1);
-        Ok(duckrun::Relation::Sql("select 0::bigint as nothing".into()))
+        Ok(duckrun::Relation::Sql("select 0::bigint as nothing".into()).into())
     }
 }
 

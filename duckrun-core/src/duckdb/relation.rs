@@ -123,15 +123,19 @@ fn scan(set: &FileSet) -> Result<String> {
     files.push(']');
     let mut map = Vec::new();
     for column in &set.columns {
-        if let ColumnSource::File { physical_name } = &column.source {
-            let ty = sql_type(column.physical_type.as_ref().unwrap_or(&column.data_type))?;
-            map.push(format!(
-                "{}: {{'name': {}, 'type': {}, 'default_value': NULL}}",
-                quote_literal(physical_name),
-                quote_literal(&column.name),
-                quote_literal(&ty)
-            ));
-        }
+        let key = match &column.source {
+            ColumnSource::File { physical_name } | ColumnSource::FileOrConstant { physical_name, .. } => {
+                quote_literal(physical_name)
+            }
+            ColumnSource::FieldId(id) => id.to_string(),
+            ColumnSource::Partition(_) => continue,
+        };
+        let ty = sql_type(column.physical_type.as_ref().unwrap_or(&column.data_type))?;
+        map.push(format!(
+            "{key}: {{'name': {}, 'type': {}, 'default_value': NULL}}",
+            quote_literal(&column.name),
+            quote_literal(&ty)
+        ));
     }
     if map.is_empty() {
         // Only partition columns: rows still have to be counted.
@@ -145,12 +149,17 @@ fn select_list(set: &FileSet) -> Result<String> {
     for column in &set.columns {
         let name = quote_ident(&column.name);
         out.push(match &column.source {
-            ColumnSource::File { .. } => match renamed(column) {
+            ColumnSource::File { .. } | ColumnSource::FieldId(_) => match renamed(column) {
                 Some(expr) => format!("{expr} AS {name}"),
                 None => format!("f.{name}"),
             },
             ColumnSource::Partition(i) if *i < set.partition_values.len() => format!("p.p{i} AS {name}"),
-            ColumnSource::Partition(_) => return Err(Error::internal("a partition column without values")),
+            ColumnSource::FileOrConstant { constant: i, .. } if *i < set.partition_values.len() => {
+                format!("coalesce(f.{name}, p.p{i}) AS {name}")
+            }
+            ColumnSource::Partition(_) | ColumnSource::FileOrConstant { .. } => {
+                return Err(Error::internal("a partition column without values"));
+            }
         });
     }
     if set.positions {

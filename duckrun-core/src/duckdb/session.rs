@@ -251,6 +251,45 @@ fn output(conn: &Connection, query: &Query, last: &LastDescribed) -> Result<(Str
     Ok((format!("SELECT {} FROM (\n{}\n)", list.join(", "), body(&query.sql)), Arc::new(Schema::new(fields))))
 }
 
+/// Settings of a single query, taken back when it has run. They belong to the database, so that a caller's is left alone where
+/// only speed is at stake.
+struct Hints<'a> {
+    conn: &'a Connection,
+    back: Vec<&'static str>,
+}
+
+impl<'a> Hints<'a> {
+    fn set(conn: &'a Connection, query: &Query, own: bool) -> Result<Self> {
+        let mut hints = Self { conn, back: Vec::new() };
+        if query.keep_order {
+            hints.run("SET preserve_insertion_order = true")?;
+            if own {
+                hints.back.push("SET preserve_insertion_order = false");
+            }
+        }
+        if query.joins_as_written && own {
+            // DuckDB knows no row count of a list of parquet files with a schema of its own, and lays the larger side out.
+            hints.run("SET disabled_optimizers = 'join_order,build_side_probe_side'")?;
+            hints.back.push("RESET disabled_optimizers");
+        }
+        Ok(hints)
+    }
+
+    fn run(&self, sql: &str) -> Result<()> {
+        self.conn.execute_batch(sql).map_err(|e| failure(e, "set up the query"))
+    }
+}
+
+impl Drop for Hints<'_> {
+    fn drop(&mut self) {
+        for sql in &self.back {
+            if let Err(e) = self.conn.execute_batch(sql) {
+                tracing::debug!(error = %e, sql, "a setting stays");
+            }
+        }
+    }
+}
+
 /// Runs on the blocking thread: executes, and hands batches over until the end, a failure, or nobody listens.
 fn pump(
     conn: &Connection,
@@ -259,11 +298,10 @@ fn pump(
     out: &mpsc::Sender<Result<Pulled>>,
     sql: &str,
     schema: &SchemaRef,
+    own: bool,
 ) -> Result<()> {
     let Some(active) = ticket.begin() else { return Err(Error::cancelled()) };
-    if query.keep_order {
-        conn.execute_batch("SET preserve_insertion_order = true").map_err(|e| failure(e, "keep the order of rows"))?;
-    }
+    let _hints = Hints::set(conn, query, own)?;
     let mut statement = conn.prepare(sql).map_err(|e| failure(e, "plan the query"))?;
     let params: Vec<_> = query.params.iter().map(parameter).collect();
     let stream = statement.stream_arrow(params_from_iter(params)).map_err(|e| failure(e, "run the query"))?;
@@ -346,11 +384,11 @@ impl EngineSession for DuckSession {
         let (conn, ticket, query) = (self.conn.clone(), self.running.reserve(), query.clone());
         let guard = CancelOnDrop::new(ticket.clone());
         let progress = self.progress().await?;
-        let (promised, span) = (schema.clone(), tracing::Span::current());
+        let (promised, span, own) = (schema.clone(), tracing::Span::current(), !self.attached);
         tokio::task::spawn_blocking(move || {
             let _span = span.enter();
             let conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
-            let last = pump(&conn, &query, &ticket, &sender, &sql, &promised).map(|()| Pulled::End);
+            let last = pump(&conn, &query, &ticket, &sender, &sql, &promised, own).map(|()| Pulled::End);
             // The receiver is gone only if the consumer dropped the stream: then nobody wants to know.
             let _ = sender.blocking_send(last);
         });
@@ -364,11 +402,12 @@ impl EngineSession for DuckSession {
         let (sql, _) = self.with(move |conn| output(conn, &for_output, &last)).await?;
         self.forget();
         let progress = self.progress().await?;
-        let (table, params) = (name.to_sql(), query.params.clone());
+        let (table, query, own) = (name.to_sql(), query.clone(), !self.attached);
         let work = self.with(move |conn| {
             let fail = |e| failure(e, "run the query");
+            let _hints = Hints::set(conn, &query, own)?;
             let mut statement = conn.prepare(&format!("CREATE OR REPLACE TABLE {table} AS {sql}")).map_err(fail)?;
-            let params: Vec<_> = params.iter().map(parameter).collect();
+            let params: Vec<_> = query.params.iter().map(parameter).collect();
             statement.execute(params_from_iter(params)).map_err(fail)?;
             conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).map_err(fail)
         });

@@ -159,7 +159,7 @@ pub(crate) async fn ranges(
 
 /// The rows of a small result, in one batch.
 pub(crate) async fn rows(engine: &dyn EngineSession, sql: &str) -> Result<RecordBatch> {
-    collected(engine.query(&Query::new(sql)).await?).await
+    collected(engine.query(&Query::new(sql).with_joins_as_written(true)).await?).await
 }
 
 /// The one number of a result.

@@ -156,7 +156,10 @@ impl Work<'_> {
             checked.clear();
         }
         let matches = RelationName::bare(MATCHES)?;
-        let found = self.engine.materialize(&matches, &Query::new(sql.matches(&checked)?)).await?;
+        let rows_there: Option<u64> = set.files.iter().map(|f| f.rows).sum();
+        let by_target = rows_there.is_some_and(|rows| rows < done.counts.source);
+        let query = Query::new(sql.matches(&checked, by_target)?).with_joins_as_written(true);
+        let found = self.engine.materialize(&matches, &query).await?;
         self.cx.report(&Progress::start(Phase::Matching).at(found, 0));
         if !sql.changes_rows() {
             return Ok(());

@@ -143,7 +143,7 @@ impl Work<'_> {
                 Field::new(ROW_CHANGE, DataType::Int8, false),
             ]));
             self.phase(Phase::Writing);
-            let changes = self.engine.query(&Query::new(sql).with_output(schema)).await?;
+            let changes = self.engine.query(&Query::new(sql).with_output(schema).with_joins_as_written(true)).await?;
             let spec = RewriteSpec::new(self.spec(), part.files, false);
             let rewritten = self.store.rewrite(self.cx, at, &spec, changes).await?;
             done.staged.files.extend(rewritten.staged.files);

@@ -104,7 +104,9 @@ impl<'a> MergeSql<'a> {
 
     /// The query whose result are the matches. Columns: f, r, s, c, moved (where rows may move), and the early values.
     /// `columns` are further columns of which the final value is wanted (for checks), as `k_<n>`.
-    pub(super) fn matches(&self, checked: &[String]) -> Result<String> {
+    ///
+    /// The rows on the right of the join are laid out for look-up, `by_target` says which: the fewer, if the caller knows.
+    pub(super) fn matches(&self, checked: &[String], by_target: bool) -> Result<String> {
         let matched = choose(&self.numbered(When::Matched));
         let unmatched = choose(&self.numbered(When::NotMatchedBySource));
         let by_source = self.by_source();
@@ -150,10 +152,16 @@ impl<'a> MergeSql<'a> {
             };
             list.push(format!("{value} AS k_{n}"));
         }
-        let mut sql = format!("SELECT {} FROM {TARGET} AS target", list.join(", "));
+        let mut sql = format!("SELECT {} FROM ", list.join(", "));
         if self.plan.source {
-            let join = if by_source { "LEFT JOIN" } else { "JOIN" };
-            let _ = write!(sql, " {join} {SOURCE} AS source ON {}", self.on());
+            let (left, right) = (format!("{TARGET} AS target"), format!("{SOURCE} AS source"));
+            let _ = match (by_target, by_source) {
+                (false, false) => write!(sql, "{left} JOIN {right}"),
+                (false, true) => write!(sql, "{left} LEFT JOIN {right}"),
+                (true, false) => write!(sql, "{right} JOIN {left}"),
+                (true, true) => write!(sql, "{right} RIGHT JOIN {left}"),
+            };
+            let _ = write!(sql, " ON {}", self.on());
             if by_source {
                 sql = format!("SELECT * FROM ({sql}) WHERE s IS NOT NULL OR {CLAUSE} IS NOT NULL");
             }
@@ -163,7 +171,7 @@ impl<'a> MergeSql<'a> {
                 .clauses(When::NotMatchedBySource)
                 .map(|c| c.condition.as_ref().map_or_else(|| "true".to_owned(), |e| format!("({})", e.sql)))
                 .collect();
-            let _ = write!(sql, " WHERE {}", any.join(" OR "));
+            let _ = write!(sql, "{TARGET} AS target WHERE {}", any.join(" OR "));
         }
         Ok(sql)
     }

@@ -5,7 +5,9 @@
 //! - every version between the pinned one and the one that we take was read and judged;
 //! - a commit that is in the log is reported as committed, whatever the store answered.
 
+mod age;
 mod conflict;
+mod maintain;
 mod put;
 mod render;
 #[cfg(test)]
@@ -20,6 +22,7 @@ use duckrun_core::{
 
 pub(crate) use self::conflict::CommitSummary;
 use self::conflict::{Stakes, Verdict};
+pub(crate) use self::maintain::{Kept, Since, Upkeep, VACUUM_APP, upkeep};
 use self::put::{Fate, settle};
 use self::render::Rendered;
 use crate::history;
@@ -65,6 +68,7 @@ pub(crate) async fn commit(
     let mut next = read.map_or(0, |v| v + 1);
     for _ in 0..MAX_ATTEMPTS {
         cx.check()?;
+        age::check(cx, location, base.as_ref(), &intent.staged.files).await?;
         let target = target(cx, base.as_ref(), intent)?;
         let (rendered, mut metrics) = render(cx, base.as_ref(), &target, intent, read).await?;
         match settle(cx, location, next, &rendered, intent.sync).await? {

@@ -16,7 +16,7 @@ use duckrun_core::{Error, ErrorKind, Result};
 use super::layout::is_utc;
 
 /// The array as the field has it.
-pub(super) fn conform(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+pub(crate) fn conform(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     use DataType as T;
     Ok(match (array.data_type(), field.data_type()) {
         (have, want) if have == want => Arc::clone(array),

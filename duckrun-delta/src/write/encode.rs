@@ -23,22 +23,22 @@ use super::stats::{Counts, TEXT_BYTES};
 
 /// Rows that become one row group, column by column, each column in pieces as they came.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     /// One entry for each column of the layout.
-    pub(super) columns: Vec<Vec<ArrayRef>>,
-    pub(super) rows: usize,
+    pub(crate) columns: Vec<Vec<ArrayRef>>,
+    pub(crate) rows: usize,
 }
 
 /// A row group that is ready to be put into a file.
 #[derive(Debug)]
-pub(super) struct Encoded {
-    pub(super) chunks: Vec<ArrowColumnChunk>,
-    pub(super) counts: Counts,
-    pub(super) bytes: u64,
+pub(crate) struct Encoded {
+    pub(crate) chunks: Vec<ArrowColumnChunk>,
+    pub(crate) counts: Counts,
+    pub(crate) bytes: u64,
 }
 
 /// The parquet codec.
-pub(super) fn codec(compression: Compression) -> Result<Codec> {
+pub(crate) fn codec(compression: Compression) -> Result<Codec> {
     Ok(match compression {
         Compression::Zstd(level) => Codec::ZSTD(
             ZstdLevel::try_new(level)
@@ -56,7 +56,7 @@ pub(super) fn codec(compression: Compression) -> Result<Codec> {
 /// against 4.5 to 4.9 (COPY at ZSTD 1: 4.4, measured once; of ours, 1.4 to 1.7 are DuckDB's scan and the crossing to Arrow), 340 MB at the peak against 700.
 /// ZSTD 3 instead of 1 costs 0.6 CPU seconds and saves one megabyte in 145. Joining the 2,048-row batches of a row group
 /// before encoding, larger write batches and smaller pages all stay within noise.
-pub(super) fn properties(codec: Codec) -> WriterPropertiesBuilder {
+pub(crate) fn properties(codec: Codec) -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_created_by(format!("{DEFAULT_CREATED_BY} (build duckrun {})", env!("CARGO_PKG_VERSION")))
         .set_compression(codec)
@@ -67,7 +67,7 @@ pub(super) fn properties(codec: Codec) -> WriterPropertiesBuilder {
 }
 
 /// Encodes a row group. Stops between two columns when the write is given up.
-pub(super) fn encode(layout: &Layout, codec: Codec, mut chunk: Chunk, litter: &Litter) -> Result<Encoded> {
+pub(crate) fn encode(layout: &Layout, codec: Codec, mut chunk: Chunk, litter: &Litter) -> Result<Encoded> {
     for (column, pieces) in layout.columns.iter().zip(&mut chunk.columns) {
         for piece in pieces {
             *piece = conform(piece, &column.field).map_err(|e| named(column, e))?;
@@ -124,13 +124,19 @@ fn named(column: &Column, e: Error) -> Error {
 }
 
 /// Where the walk over a column's fields is.
-struct Position {
-    leaf: usize,
-    counter: usize,
+pub(crate) struct Position {
+    pub(crate) leaf: usize,
+    pub(crate) counter: usize,
 }
 
 /// Counts what parquet does not: NULL lists and maps, and floats that JSON cannot hold.
-fn inspect(field: &Field, array: &ArrayRef, parent: Option<&NullBuffer>, at: &mut Position, counts: &mut Counts) {
+pub(crate) fn inspect(
+    field: &Field,
+    array: &ArrayRef,
+    parent: Option<&NullBuffer>,
+    at: &mut Position,
+    counts: &mut Counts,
+) {
     match field.data_type() {
         DataType::Struct(fields) => {
             let nulls = NullBuffer::union(parent, array.nulls());

@@ -17,45 +17,45 @@ use super::stats::{Measure, StatColumn, StatKind};
 
 /// A column that is stored in the files.
 #[derive(Debug)]
-pub(super) struct Column {
+pub(crate) struct Column {
     /// The logical name, for messages.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its position in the incoming batches.
-    pub(super) position: usize,
+    pub(crate) position: usize,
     /// The field as it stands in the file: physical names, field ids, nullability.
-    pub(super) field: FieldRef,
+    pub(crate) field: FieldRef,
     /// How many parquet leaves it has.
-    pub(super) leaves: usize,
+    pub(crate) leaves: usize,
     /// How many counters of its own it needs (lists and maps count their NULLs themselves).
-    pub(super) counters: usize,
+    pub(crate) counters: usize,
 }
 
 /// A partition column: its value is in the log and in the path, not in the files.
 #[derive(Debug)]
-pub(super) struct PartitionColumn {
-    pub(super) name: String,
-    pub(super) physical: String,
-    pub(super) position: usize,
+pub(crate) struct PartitionColumn {
+    pub(crate) name: String,
+    pub(crate) physical: String,
+    pub(crate) position: usize,
 }
 
 /// Everything that is the same for every file of one write.
 #[derive(Debug)]
-pub(super) struct Layout {
-    pub(super) columns: Vec<Column>,
-    pub(super) partitions: Vec<PartitionColumn>,
+pub(crate) struct Layout {
+    pub(crate) columns: Vec<Column>,
+    pub(crate) partitions: Vec<PartitionColumn>,
     /// The columns of the files, in arrow's terms.
-    pub(super) file_schema: SchemaRef,
-    pub(super) parquet: SchemaDescriptor,
-    pub(super) stats: Vec<StatColumn>,
+    pub(crate) file_schema: SchemaRef,
+    pub(crate) parquet: SchemaDescriptor,
+    pub(crate) stats: Vec<StatColumn>,
     /// Columns that must not be NULL: name and position in the incoming batches.
-    pub(super) required: Vec<(String, usize)>,
-    pub(super) leaves: usize,
-    pub(super) counters: usize,
+    pub(crate) required: Vec<(String, usize)>,
+    pub(crate) leaves: usize,
+    pub(crate) counters: usize,
 }
 
 impl Layout {
     /// Lays out a write of rows with the schema `incoming`; columns are matched by name.
-    pub(super) fn new(spec: &WriteSpec, columns: &[PhysicalColumn], incoming: &Schema) -> Result<Self> {
+    pub(crate) fn new(spec: &WriteSpec, columns: &[PhysicalColumn], incoming: &Schema) -> Result<Self> {
         let physical: HashMap<&str, &PhysicalColumn> = columns.iter().map(|c| (c.logical.as_str(), c)).collect();
         let mut layout = Self {
             columns: Vec::new(),
@@ -171,7 +171,7 @@ fn storable(data_type: &DataType) -> bool {
 }
 
 /// The names under which DuckDB and arrow spell UTC.
-pub(super) fn is_utc(zone: &str) -> bool {
+pub(crate) fn is_utc(zone: &str) -> bool {
     matches!(zone, "UTC" | "Etc/UTC" | "+00:00" | "Z" | "GMT")
 }
 
@@ -272,7 +272,7 @@ impl StatWalk {
 }
 
 /// The parquet leaves below a type.
-pub(super) fn leaves_of(data_type: &DataType) -> usize {
+pub(crate) fn leaves_of(data_type: &DataType) -> usize {
     match data_type {
         DataType::Struct(fields) => fields.iter().map(|f| leaves_of(f.data_type())).sum(),
         DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) | DataType::Map(f, _) => {

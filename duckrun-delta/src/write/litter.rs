@@ -14,7 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 /// The files of one write. Cloned into the tasks that create them; swept by [`Sweep`].
 #[derive(Debug, Clone)]
-pub(super) struct Litter(Arc<Inner>);
+pub(crate) struct Litter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -32,11 +32,11 @@ struct Made {
 }
 
 impl Litter {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Inner { stopped: AtomicBool::new(false), made: Mutex::default() }))
     }
 
-    pub(super) fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Relaxed)
     }
 
@@ -45,7 +45,7 @@ impl Litter {
     }
 
     /// Creates a new file below `root`, with the folders that it needs.
-    pub(super) fn create(&self, root: &Path, relative: &str) -> io::Result<File> {
+    pub(crate) fn create(&self, root: &Path, relative: &str) -> io::Result<File> {
         let path = root.join(relative);
         let mut made = self.made();
         if self.stopped() {
@@ -64,12 +64,12 @@ impl Litter {
     }
 
     /// Registers an object before its upload begins.
-    pub(super) fn register(&self, object: ObjectPath) {
+    pub(crate) fn register(&self, object: ObjectPath) {
         self.made().objects.push(object);
     }
 
     /// Every folder whose entries changed: those of the files, and the parents of those that were created.
-    pub(super) fn changed_folders(&self) -> Vec<PathBuf> {
+    pub(crate) fn changed_folders(&self) -> Vec<PathBuf> {
         let made = self.made();
         let mut folders: Vec<PathBuf> =
             made.files.iter().chain(&made.folders).filter_map(|p| p.parent()).map(Path::to_owned).collect();
@@ -109,24 +109,24 @@ fn create_folders(folder: &Path, created: &mut Vec<PathBuf>) -> io::Result<()> {
 
 /// Sweeps on drop, unless the write succeeded.
 #[derive(Debug)]
-pub(super) struct Sweep {
+pub(crate) struct Sweep {
     litter: Litter,
     store: Arc<dyn ObjectStore>,
     armed: bool,
 }
 
 impl Sweep {
-    pub(super) fn new(litter: Litter, store: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn new(litter: Litter, store: Arc<dyn ObjectStore>) -> Self {
         Self { litter, store, armed: true }
     }
 
     /// Keeps everything: the write succeeded.
-    pub(super) fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.armed = false;
     }
 
     /// Removes everything and waits for it: the write failed.
-    pub(super) async fn now(mut self) {
+    pub(crate) async fn now(mut self) {
         self.armed = false;
         remove(&self.store, self.litter.sweep()).await;
     }

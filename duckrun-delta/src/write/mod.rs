@@ -8,16 +8,16 @@
 //! - no litter: a write that fails or is dropped removes every file that it created ([`litter`]);
 //! - nothing is visible: files get fresh names, and only a commit makes readers see them.
 
-mod conform;
+pub(crate) mod conform;
 mod dictionary;
 mod drive;
-mod encode;
+pub(crate) mod encode;
 mod gather;
-mod layout;
-mod litter;
-mod partition;
-mod sink;
-mod stats;
+pub(crate) mod layout;
+pub(crate) mod litter;
+pub(crate) mod partition;
+pub(crate) mod sink;
+pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
 

@@ -27,24 +27,24 @@ const FOLDER_BYTES: usize = 200;
 
 /// The values of one partition.
 #[derive(Debug, Clone)]
-pub(super) struct Partition {
+pub(crate) struct Partition {
     /// By physical name, as the log has them.
-    pub(super) values: BTreeMap<String, Option<String>>,
+    pub(crate) values: BTreeMap<String, Option<String>>,
     /// `a=1/b=x/`, or nothing for a table without partitions.
-    pub(super) folder: String,
+    pub(crate) folder: String,
 }
 
 /// Splits batches by the values of the partition columns.
 #[derive(Debug)]
-pub(super) struct Splitter {
+pub(crate) struct Splitter {
     converter: RowConverter,
     known: HashMap<OwnedRow, usize>,
     /// Every partition that occurred, by number.
-    pub(super) partitions: Vec<Partition>,
+    pub(crate) partitions: Vec<Partition>,
 }
 
 impl Splitter {
-    pub(super) fn new(columns: &[PartitionColumn], incoming: &arrow::datatypes::Schema) -> Result<Self> {
+    pub(crate) fn new(columns: &[PartitionColumn], incoming: &arrow::datatypes::Schema) -> Result<Self> {
         let mut fields = Vec::with_capacity(columns.len());
         for column in columns {
             let data_type = incoming.field(column.position).data_type();
@@ -61,7 +61,7 @@ impl Splitter {
     }
 
     /// The number of the partition for every row.
-    pub(super) fn split(&mut self, columns: &[PartitionColumn], batch: &RecordBatch) -> Result<Vec<usize>> {
+    pub(crate) fn split(&mut self, columns: &[PartitionColumn], batch: &RecordBatch) -> Result<Vec<usize>> {
         let values: Vec<ArrayRef> = columns.iter().map(|c| normal(batch.column(c.position))).collect::<Result<_>>()?;
         let rows = self.converter.convert_columns(&values).map_err(internal)?;
         let mut numbers: Vec<usize> = Vec::with_capacity(batch.num_rows());
@@ -218,7 +218,7 @@ fn folder(column: &str, value: Option<&str>) -> String {
 }
 
 /// A path as it stands in the log: URL-encoded once more, of which our names need only the percent sign.
-pub(super) fn log_path(relative: &str) -> String {
+pub(crate) fn log_path(relative: &str) -> String {
     relative.replace('%', "%25")
 }
 

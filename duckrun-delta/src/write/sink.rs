@@ -12,12 +12,16 @@ use bytes::Bytes;
 use duckrun_core::{Error, ErrorKind, Result};
 use object_store::path::Path as ObjectPath;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use parquet::arrow::arrow_writer::ArrowColumnChunk;
+use parquet::column::writer::ColumnCloseResult;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterPropertiesPtr;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::TypePtr;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+use crate::scan::Fetched;
 
 use super::encode::Encoded;
 use super::litter::Litter;
@@ -28,19 +32,19 @@ const PART: usize = duckrun_memory::constants::UPLOAD_PART as usize;
 
 /// Where files go.
 #[derive(Debug, Clone)]
-pub(super) struct Destination {
-    pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) local: Option<PathBuf>,
-    pub(super) litter: Litter,
-    pub(super) permits: Arc<Semaphore>,
-    pub(super) schema: TypePtr,
-    pub(super) properties: WriterPropertiesPtr,
-    pub(super) sync: bool,
+pub(crate) struct Destination {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) local: Option<PathBuf>,
+    pub(crate) litter: Litter,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) schema: TypePtr,
+    pub(crate) properties: WriterPropertiesPtr,
+    pub(crate) sync: bool,
 }
 
 /// A file that is being written.
 #[derive(Debug)]
-pub(super) struct DataFile {
+pub(crate) struct DataFile {
     to: Destination,
     /// The path below the table, unencoded.
     relative: String,
@@ -49,13 +53,22 @@ pub(super) struct DataFile {
     upload: Option<Upload>,
 }
 
+/// One column chunk of a row group.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Encoded here.
+    Encoded(Box<ArrowColumnChunk>),
+    /// The bytes of another file's, at their offsets there, with the metadata that they get here.
+    Copied(Fetched, Box<ColumnCloseResult>),
+}
+
 /// A file that is complete.
 #[derive(Debug)]
-pub(super) struct Finished {
-    pub(super) relative: String,
-    pub(super) size: u64,
-    pub(super) metadata: ParquetMetaData,
-    pub(super) counts: Counts,
+pub(crate) struct Finished {
+    pub(crate) relative: String,
+    pub(crate) size: u64,
+    pub(crate) metadata: ParquetMetaData,
+    pub(crate) counts: Counts,
 }
 
 #[derive(Debug)]
@@ -82,7 +95,7 @@ impl Write for Out {
 
 impl DataFile {
     /// Creates a file. Blocks for a local one.
-    pub(super) fn create(to: Destination, relative: String) -> Result<Self> {
+    pub(crate) fn create(to: Destination, relative: String) -> Result<Self> {
         let out = match &to.local {
             Some(root) => Out::Disk(
                 to.litter
@@ -97,25 +110,33 @@ impl DataFile {
     }
 
     /// Bytes in the file so far.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.writer.bytes_written() as u64
     }
 
     /// Appends a row group. Blocks for a local file; for an object follow with [`DataFile::send`].
-    pub(super) fn append(&mut self, encoded: Encoded) -> Result<()> {
+    pub(crate) fn append(&mut self, encoded: Encoded) -> Result<()> {
+        self.append_parts(encoded.chunks.into_iter().map(|chunk| Part::Encoded(Box::new(chunk))), encoded.counts)
+    }
+
+    /// As [`DataFile::append`], from column chunks that were encoded or taken from another file.
+    pub(crate) fn append_parts(&mut self, parts: impl IntoIterator<Item = Part>, counts: Counts) -> Result<()> {
         let append = |writer: &mut SerializedFileWriter<Out>| -> parquet::errors::Result<()> {
             let mut group = writer.next_row_group()?;
-            for chunk in encoded.chunks {
-                chunk.append_to_row_group(&mut group)?;
+            for part in parts {
+                match part {
+                    Part::Encoded(chunk) => chunk.append_to_row_group(&mut group)?,
+                    Part::Copied(bytes, close) => group.append_column(&bytes, *close)?,
+                }
             }
             group.close()?;
             Ok(())
         };
         append(&mut self.writer).map_err(|e| write_error(&self.name(), e))?;
         if self.counts == Counts::new(0, 0) {
-            self.counts = encoded.counts;
+            self.counts = counts;
         } else {
-            self.counts.merge(&encoded.counts);
+            self.counts.merge(&counts);
         }
         Ok(())
     }
@@ -125,7 +146,7 @@ impl DataFile {
     }
 
     /// Writes the footer and syncs. Blocks for a local file; for an object follow with [`DataFile::complete`].
-    pub(super) fn seal(&mut self) -> Result<ParquetMetaData> {
+    pub(crate) fn seal(&mut self) -> Result<ParquetMetaData> {
         let metadata = self.writer.finish().map_err(|e| write_error(&self.name(), e))?;
         if let (Out::Disk(file), true) = (self.writer.inner(), self.to.sync) {
             file.sync_all().map_err(|e| io_error(&self.name(), e))?;
@@ -134,7 +155,7 @@ impl DataFile {
     }
 
     /// Sends what was appended, as far as it fills parts. Waits while too many parts are in flight.
-    pub(super) async fn send(&mut self) -> Result<()> {
+    pub(crate) async fn send(&mut self) -> Result<()> {
         self.writer.flush().map_err(|e| io_error(&self.relative, e))?;
         let Out::Memory(bytes) = self.writer.inner_mut() else { return Ok(()) };
         while bytes.len() >= PART {
@@ -154,7 +175,7 @@ impl DataFile {
     }
 
     /// Ends the file after [`DataFile::seal`]: for an object the last bytes are sent and all are waited for.
-    pub(super) async fn complete(mut self, metadata: ParquetMetaData) -> Result<Finished> {
+    pub(crate) async fn complete(mut self, metadata: ParquetMetaData) -> Result<Finished> {
         let size = self.bytes();
         if matches!(self.writer.inner(), Out::Memory(_)) {
             self.send().await?;
@@ -237,7 +258,7 @@ fn object_path(relative: &str) -> Result<ObjectPath> {
 }
 
 /// Syncs a folder, so that the names in it survive a crash. Where folders cannot be opened there is nothing to do.
-pub(super) fn sync_folder(folder: &std::path::Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &std::path::Path) -> Result<()> {
     #[cfg(unix)]
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| io_error(&folder.display().to_string(), e))?;
     #[cfg(not(unix))]
@@ -259,7 +280,7 @@ fn io_kind(e: &io::Error) -> ErrorKind {
 }
 
 /// The error of a local path.
-pub(super) fn io_error(path: &str, e: io::Error) -> Error {
+pub(crate) fn io_error(path: &str, e: io::Error) -> Error {
     Error::new(io_kind(&e), format!("cannot write {path}: {e}")).with_operation("write").with_source(e)
 }
 

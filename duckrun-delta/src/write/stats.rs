@@ -15,11 +15,11 @@ use parquet::file::statistics::Statistics;
 const TEXT_CHARS: usize = 32;
 
 /// Bytes of a text that the parquet footer keeps: the most that [`TEXT_CHARS`] characters can take.
-pub(super) const TEXT_BYTES: usize = 4 * TEXT_CHARS;
+pub(crate) const TEXT_BYTES: usize = 4 * TEXT_CHARS;
 
 /// Where a column's NULLs are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Measure {
+pub(crate) enum Measure {
     /// By parquet, in the leaf of this index.
     Leaf(usize),
     /// By the encoder, in the counter of this index (parquet's counts for lists are of elements, not of rows).
@@ -28,7 +28,7 @@ pub(super) enum Measure {
 
 /// How a column's minimum and maximum are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StatKind {
+pub(crate) enum StatKind {
     Int,
     Float,
     Decimal(u8),
@@ -42,7 +42,7 @@ pub(super) enum StatKind {
 }
 
 impl StatKind {
-    pub(super) fn of(data_type: &DataType) -> Self {
+    pub(crate) fn of(data_type: &DataType) -> Self {
         match data_type {
             DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => Self::Int,
             DataType::Float32 | DataType::Float64 => Self::Float,
@@ -57,35 +57,41 @@ impl StatKind {
 
 /// One entry of the statistics.
 #[derive(Debug)]
-pub(super) struct StatColumn {
+pub(crate) struct StatColumn {
     /// Physical names from the column down to the leaf.
-    pub(super) keys: Vec<String>,
-    pub(super) measure: Measure,
-    pub(super) kind: StatKind,
+    pub(crate) keys: Vec<String>,
+    pub(crate) measure: Measure,
+    pub(crate) kind: StatKind,
 }
 
 /// What the encoder counts beside parquet, for one row group or one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// NULLs of lists and maps, by counter.
-    pub(super) nulls: Vec<u64>,
+    pub(crate) nulls: Vec<u64>,
     /// By leaf: whether a float is NaN or infinite. JSON has neither, and readers order NaN differently.
-    pub(super) not_finite: Vec<bool>,
+    pub(crate) not_finite: Vec<bool>,
 }
 
 impl Counts {
-    pub(super) fn new(counters: usize, leaves: usize) -> Self {
+    pub(crate) fn new(counters: usize, leaves: usize) -> Self {
         Self { nulls: vec![0; counters], not_finite: vec![false; leaves] }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds the counts of one column, whose first counter and first leaf are these.
+    pub(crate) fn put(&mut self, counter: usize, leaf: usize, column: &Self) {
+        self.nulls.iter_mut().skip(counter).zip(&column.nulls).for_each(|(a, b)| *a += b);
+        self.not_finite.iter_mut().skip(leaf).zip(&column.not_finite).for_each(|(a, b)| *a |= b);
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.nulls.iter_mut().zip(&other.nulls).for_each(|(a, b)| *a += b);
         self.not_finite.iter_mut().zip(&other.not_finite).for_each(|(a, b)| *a |= b);
     }
 }
 
 /// The JSON text for a finished file.
-pub(super) fn file_stats(columns: &[StatColumn], counts: &Counts, file: &ParquetMetaData) -> String {
+pub(crate) fn file_stats(columns: &[StatColumn], counts: &Counts, file: &ParquetMetaData) -> String {
     let (mut mins, mut maxs, mut nulls) = (Tree::default(), Tree::default(), Tree::default());
     for column in columns {
         let leaf = match column.measure {
@@ -230,7 +236,7 @@ fn millis(at: NaiveDateTime, side: Side) -> Option<NaiveDateTime> {
 }
 
 /// `-1.05` for -105 at scale 2, every digit kept.
-pub(super) fn decimal_text(unscaled: i128, scale: u8) -> String {
+pub(crate) fn decimal_text(unscaled: i128, scale: u8) -> String {
     let (sign, mut digits) = (if unscaled < 0 { "-" } else { "" }, unscaled.unsigned_abs().to_string());
     let scale = usize::from(scale);
     if scale > 0 {

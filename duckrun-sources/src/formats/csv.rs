@@ -1,6 +1,7 @@
 //! CSV and TSV through DuckDB's `read_csv`. What is not set is sniffed from the first files.
 
-use duckrun_core::{Error, Relation, Result};
+use async_trait::async_trait;
+use duckrun_core::{Error, Resolved, Result};
 use serde::{Deserialize, Serialize};
 
 use super::nonempty;
@@ -114,6 +115,7 @@ impl CsvFormat {
     }
 }
 
+#[async_trait]
 impl Format for CsvFormat {
     fn name(&self) -> &str {
         &self.name
@@ -127,7 +129,7 @@ impl Format for CsvFormat {
         &[Compression::Gzip, Compression::Zstd]
     }
 
-    fn relation(&self, scan: &Scan<'_>) -> Result<Relation> {
+    async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
         if let Some(e) = Error::problems(self.problems()) {
             return Err(e.with_operation("reading CSV options"));
         }

@@ -1,6 +1,7 @@
 //! JSON through DuckDB's `read_json`: objects line by line, or one array of them.
 
-use duckrun_core::{Error, Relation, Result};
+use async_trait::async_trait;
+use duckrun_core::{Error, Resolved, Result};
 use serde::{Deserialize, Serialize};
 
 use super::nonempty;
@@ -58,6 +59,7 @@ impl JsonFormat {
     }
 }
 
+#[async_trait]
 impl Format for JsonFormat {
     fn name(&self) -> &str {
         "json"
@@ -71,7 +73,7 @@ impl Format for JsonFormat {
         &[Compression::Gzip, Compression::Zstd]
     }
 
-    fn relation(&self, scan: &Scan<'_>) -> Result<Relation> {
+    async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
         if !self.columns.is_empty() && (self.sample_rows.is_some() || self.max_depth.is_some()) {
             return Err(Error::invalid(
                 "sample_rows and max_depth steer the inference of a schema, but the columns are set: set one or the other",

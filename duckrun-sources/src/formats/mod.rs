@@ -1,19 +1,23 @@
-//! The built-in formats: what DuckDB reads by itself, and what is recognised only to be refused with the way out.
+//! The built-in formats: what DuckDB reads by itself, Arrow IPC, and the tables of Delta and Iceberg.
 
+mod arrow;
 mod csv;
+mod delta;
+mod iceberg;
 mod json;
 mod parquet;
-mod refused;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use duckrun_core::{Error, ErrorKind, Result};
 
+pub use arrow::ArrowFormat;
 pub use csv::CsvFormat;
+pub use delta::{Delta, DeltaFormat};
+pub use iceberg::{Iceberg, IcebergFormat};
 pub use json::{JsonFormat, JsonLayout};
 pub use parquet::ParquetFormat;
-pub use refused::{ArrowFormat, DeltaFormat, IcebergFormat};
 
 use crate::{Format, ListedFile, Scan};
 
@@ -24,9 +28,9 @@ pub(crate) fn all() -> Vec<Arc<dyn Format>> {
         Arc::new(CsvFormat::tsv()),
         Arc::new(ParquetFormat::default()),
         Arc::new(JsonFormat::default()),
-        Arc::new(ArrowFormat),
+        Arc::new(ArrowFormat::default()),
         Arc::new(DeltaFormat),
-        Arc::new(IcebergFormat),
+        Arc::new(IcebergFormat::default()),
     ]
 }
 

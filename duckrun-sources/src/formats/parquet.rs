@@ -1,6 +1,7 @@
 //! Parquet through DuckDB's `read_parquet`, with projections and filters pushed into the files.
 
-use duckrun_core::{Relation, Result};
+use async_trait::async_trait;
+use duckrun_core::{Resolved, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{CallOptions, Format, Scan};
@@ -13,6 +14,7 @@ pub struct ParquetFormat {
     pub binary_as_text: bool,
 }
 
+#[async_trait]
 impl Format for ParquetFormat {
     fn name(&self) -> &str {
         "parquet"
@@ -22,7 +24,7 @@ impl Format for ParquetFormat {
         vec!["parquet", "pq"]
     }
 
-    fn relation(&self, scan: &Scan<'_>) -> Result<Relation> {
+    async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
         let options = CallOptions::new().flag("binary_as_string", self.binary_as_text.then_some(true));
         Ok(scan.select("read_parquet", options))
     }

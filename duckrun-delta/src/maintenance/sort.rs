@@ -1,0 +1,297 @@
+//! Sorting rows by keys in bounded memory: runs that fit are sorted and spilled, then merged.
+//!
+//! Rows of equal keys keep their order. Spilled runs are parquet files in the run's spill directory, whose cap they respect; they
+//! are gone with the stream.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch};
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use duckrun_core::{BatchStream, Error, ErrorKind, Result, RunContext};
+use futures::StreamExt;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use super::rewrite::BATCH_ROWS;
+use crate::error::io_error;
+
+/// Memory for rows at least.
+const LEAST: u64 = 8 << 20;
+
+/// The rows of a spilled run's row group.
+const GROUP_ROWS: usize = 32_768;
+
+/// The column of the keys in spilled runs.
+const KEY: &str = "__duckrun_key";
+
+/// The rows by ascending keys. Everything has been read when this returns; what it holds is sorted while it is pulled.
+pub(super) async fn sorted(
+    cx: &RunContext,
+    mut rows: BatchStream,
+    keys: impl Fn(&RecordBatch) -> Result<Vec<u128>>,
+) -> Result<BatchStream> {
+    let schema = rows.schema().clone();
+    let memory = cx.memory();
+    // The engine does not run meanwhile, so its share is free; the writer has its own.
+    let budget = ((memory.engine + memory.delta_rs) / 2).max(LEAST);
+    let mut held = Held::default();
+    let mut spilled: Option<Spilled> = None;
+    while let Some(batch) = rows.next().await {
+        let batch = batch?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let bytes = batch.get_array_memory_size() as u64 + 40 * batch.num_rows() as u64;
+        if held.bytes > 0 && held.bytes + bytes > budget {
+            spill(cx, &mut spilled, &mut held).await?;
+        }
+        held.push(keys(&batch)?, batch, bytes);
+    }
+    if spilled.is_some() {
+        spill(cx, &mut spilled, &mut held).await?;
+    }
+    let work = move |send: &dyn Fn(Result<RecordBatch>) -> bool| -> Result<()> {
+        match spilled {
+            None => held.emit(BATCH_ROWS, |batch| Ok(send(Ok(batch)))).map(drop),
+            Some(spilled) => merge(&spilled, budget, send),
+        }
+    };
+    Ok(on_thread(schema, work))
+}
+
+/// A stream whose batches are made on a blocking thread, a few ahead of the consumer.
+fn on_thread(
+    schema: SchemaRef,
+    work: impl FnOnce(&dyn Fn(Result<RecordBatch>) -> bool) -> Result<()> + Send + 'static,
+) -> BatchStream {
+    let (send, receive) = tokio::sync::mpsc::channel(2);
+    let task = tokio::task::spawn_blocking(move || {
+        // Where nobody listens any more the work stops: the stream was dropped.
+        let pass = |batch| send.blocking_send(batch).is_ok();
+        if let Err(e) = work(&pass) {
+            pass(Err(e));
+        }
+    });
+    let batches = futures::stream::unfold((receive, Some(task)), |(mut receive, mut task)| async move {
+        if let Some(batch) = receive.recv().await {
+            return Some((batch, (receive, task)));
+        }
+        // The end is only an end if the thread says so.
+        match task.take()?.await {
+            Ok(()) => None,
+            Err(e) => Some((Err(Error::internal("sorting stopped").with_source(e)), (receive, None))),
+        }
+    });
+    BatchStream::new(schema, batches)
+}
+
+/// Rows in memory.
+#[derive(Default)]
+struct Held {
+    batches: Vec<RecordBatch>,
+    /// Key, batch, row.
+    order: Vec<(u128, u32, u32)>,
+    bytes: u64,
+}
+
+impl Held {
+    fn push(&mut self, keys: Vec<u128>, batch: RecordBatch, bytes: u64) {
+        let number = self.batches.len() as u32;
+        self.order.extend((0..).zip(keys).map(|(row, key)| (key, number, row)));
+        self.batches.push(batch);
+        self.bytes += bytes;
+    }
+
+    /// The rows in order, some at a time; ends early where the consumer says so. Returns whether all have passed.
+    fn emit(mut self, rows: usize, mut each: impl FnMut(RecordBatch) -> Result<bool>) -> Result<bool> {
+        self.order.sort_unstable();
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        for piece in self.order.chunks(rows) {
+            let places: Vec<(usize, usize)> = piece.iter().map(|(_, b, r)| (*b as usize, *r as usize)).collect();
+            if !each(interleave_record_batch(&batches, &places).map_err(broken)?)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Runs on disk.
+struct Spilled {
+    folder: PathBuf,
+    runs: Vec<PathBuf>,
+    /// Bytes of a row in memory, on average.
+    row_bytes: u64,
+}
+
+impl Drop for Spilled {
+    fn drop(&mut self) {
+        // The run's spill directory goes with the run in any case.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Writes what is held as one sorted run.
+async fn spill(cx: &RunContext, spilled: &mut Option<Spilled>, held: &mut Held) -> Result<()> {
+    cx.check()?;
+    let held = std::mem::take(held);
+    let rows = held.order.len() as u64;
+    if rows == 0 {
+        return Ok(());
+    }
+    let dir = cx.spill().ok_or_else(|| {
+        Error::new(
+            ErrorKind::ResourceExhausted,
+            "the rows to be ordered do not fit in memory, and the run has no spill directory",
+        )
+    })?;
+    if let Some(cap) = dir.cap()
+        && dir.used_bytes() + held.bytes / 2 > cap
+    {
+        let text = format!(
+            "ordering the rows needs more than the {cap} bytes that may be spilled to {}",
+            dir.path().display()
+        );
+        return Err(Error::new(ErrorKind::ResourceExhausted, text));
+    }
+    let spilled = match spilled {
+        Some(spilled) => spilled,
+        none => {
+            let folder = dir.subdirectory(&format!("order-{}", uuid::Uuid::new_v4()))?;
+            none.insert(Spilled { folder, runs: Vec::new(), row_bytes: 1 })
+        }
+    };
+    spilled.row_bytes = spilled.row_bytes.max(held.bytes / rows);
+    let path = spilled.folder.join(format!("{}.parquet", spilled.runs.len()));
+    spilled.runs.push(path.clone());
+    tokio::task::spawn_blocking(move || write_run(held, &path))
+        .await
+        .map_err(|e| Error::internal("sorting stopped").with_source(e))?
+}
+
+fn write_run(mut held: Held, path: &std::path::Path) -> Result<()> {
+    let file = File::create_new(path).map_err(|e| io_error(e, format_args!("create {}", path.display())))?;
+    let Some(first) = held.batches.first() else { return Ok(()) };
+    let mut fields: Vec<_> = first.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(KEY, DataType::FixedSizeBinary(16), false)));
+    let schema = Arc::new(Schema::new(fields));
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .build();
+    let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(spill_error)?;
+    held.order.sort_unstable();
+    let batches: Vec<&RecordBatch> = held.batches.iter().collect();
+    for piece in held.order.chunks(BATCH_ROWS) {
+        let places: Vec<(usize, usize)> = piece.iter().map(|(_, b, r)| (*b as usize, *r as usize)).collect();
+        let rows = interleave_record_batch(&batches, &places).map_err(broken)?;
+        let keys =
+            FixedSizeBinaryArray::try_from_iter(piece.iter().map(|(key, ..)| key.to_be_bytes())).map_err(broken)?;
+        let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
+        columns.push(Arc::new(keys));
+        let batch = RecordBatch::try_new(schema.clone(), columns).map_err(broken)?;
+        writer.write(&batch).map_err(spill_error)?;
+    }
+    writer.close().map_err(spill_error)?;
+    Ok(())
+}
+
+/// One run while it is merged.
+struct Cursor {
+    reader: ParquetRecordBatchReader,
+    keys: Vec<u128>,
+    row: usize,
+    /// Where its present batch is in the pool.
+    slot: usize,
+}
+
+impl Cursor {
+    /// The next batch without its keys; `None` at the end of the run.
+    fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(batch) = self.reader.next() else { return Ok(None) };
+        let mut batch = batch.map_err(broken)?;
+        let keys = batch.remove_column(batch.num_columns() - 1);
+        let keys = keys.as_fixed_size_binary_opt().ok_or_else(|| Error::internal("a spilled run without keys"))?;
+        let key = |i| <[u8; 16]>::try_from(keys.value(i)).map(u128::from_be_bytes);
+        self.keys = (0..keys.len())
+            .map(key)
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|_| Error::internal("a spilled key of another length"))?;
+        self.row = 0;
+        Ok(Some(batch))
+    }
+}
+
+fn merge(spilled: &Spilled, budget: u64, send: &dyn Fn(Result<RecordBatch>) -> bool) -> Result<()> {
+    // Each run holds one batch, the output another few; together they stay in the budget.
+    let share = budget / (2 * spilled.runs.len() as u64 + 4) / spilled.row_bytes.max(1);
+    let rows = usize::try_from(share).unwrap_or(BATCH_ROWS).clamp(64, BATCH_ROWS);
+    let mut cursors = Vec::with_capacity(spilled.runs.len());
+    let mut pool: Vec<RecordBatch> = Vec::new();
+    let mut heap = BinaryHeap::new();
+    for path in &spilled.runs {
+        let file = File::open(path).map_err(|e| io_error(e, format_args!("open {}", path.display())))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(spill_error)?;
+        let reader = reader.with_batch_size(rows).build().map_err(spill_error)?;
+        let mut cursor = Cursor { reader, keys: Vec::new(), row: 0, slot: pool.len() };
+        if let Some(batch) = cursor.next()? {
+            pool.push(batch);
+            heap.push(Reverse((cursor.keys[0], cursors.len())));
+            cursors.push(cursor);
+        }
+    }
+    let mut places: Vec<(usize, usize)> = Vec::with_capacity(BATCH_ROWS);
+    // By key, then by run: runs are in the order in which their rows came.
+    while let Some(Reverse((_, number))) = heap.pop() {
+        let cursor = &mut cursors[number];
+        places.push((cursor.slot, cursor.row));
+        cursor.row += 1;
+        let mut ended = false;
+        if cursor.row == cursor.keys.len() {
+            match cursor.next()? {
+                Some(batch) => {
+                    cursor.slot = pool.len();
+                    pool.push(batch);
+                }
+                None => ended = true,
+            }
+        }
+        if !ended {
+            heap.push(Reverse((cursor.keys[cursor.row], number)));
+        }
+        if places.len() >= rows || heap.is_empty() {
+            let batches: Vec<&RecordBatch> = pool.iter().collect();
+            let batch = interleave_record_batch(&batches, &places).map_err(broken)?;
+            places.clear();
+            if !send(Ok(batch)) {
+                return Ok(());
+            }
+            // Only the present batch of each run is needed any more.
+            let mut kept = Vec::with_capacity(cursors.len());
+            for cursor in cursors.iter_mut() {
+                kept.push(pool[cursor.slot].clone());
+                cursor.slot = kept.len() - 1;
+            }
+            pool = kept;
+        }
+    }
+    Ok(())
+}
+
+fn broken(e: arrow::error::ArrowError) -> Error {
+    Error::internal(format!("rows cannot be sorted: {e}")).with_source(e)
+}
+
+fn spill_error(e: ParquetError) -> Error {
+    Error::new(ErrorKind::ResourceExhausted, format!("sorted rows cannot be spilled: {e}")).with_source(e)
+}

@@ -1,0 +1,1 @@
+//! What the reader promises, for files of our own and of other writers.
