@@ -3,9 +3,16 @@
 
 mod bad_input;
 mod concurrency;
+mod conflicts;
 mod exactly_once;
 mod memory;
+mod merge_errors;
+mod merge_properties;
+mod oracle;
 mod readers;
 mod reading;
+mod retries;
 mod runs;
+mod spark_cases;
+mod statistics_edges;
 mod support;

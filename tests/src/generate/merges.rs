@@ -109,7 +109,20 @@ fn clauses(columns: &[Column]) -> BoxedStrategy<Vec<Clause>> {
                 vec![(if column.name == "part" { "seq".to_owned() } else { column.name }, Expr::Literal(Value::Null))];
             Clause::new(When::NotMatchedBySource, c, if delete { Then::Delete } else { Then::Update(set) })
         });
-    prop::collection::vec(prop_oneof![3 => matched, 2 => new, 1 => gone], 1..5).boxed()
+    prop::collection::vec(prop_oneof![3 => matched, 2 => new, 1 => gone], 1..5)
+        .prop_map(|mut clauses: Vec<Clause>| {
+            // A clause after one of its kind that holds always is a mistake, and refused as one.
+            let mut ended = Vec::new();
+            clauses.retain(|c| {
+                let reachable = !ended.contains(&c.when);
+                if c.condition.is_none() {
+                    ended.push(c.when);
+                }
+                reachable
+            });
+            clauses
+        })
+        .boxed()
 }
 
 /// Options that say what to do by columns and conditions.

@@ -67,7 +67,9 @@ impl MergeOptions {
                 clauses.push(Clause::new(When::Matched, Some(marked.clone()), Then::Delete));
                 clauses.push(Clause::new(When::NotMatched, Some(marked.clone()), Then::Nothing));
             }
-            clauses.push(Clause::new(When::Matched, self.update_condition.clone(), Then::Update(set)));
+            if !set.is_empty() {
+                clauses.push(Clause::new(When::Matched, self.update_condition.clone(), Then::Update(set)));
+            }
             let all = incoming.iter().map(named).collect();
             clauses.push(Clause::new(When::NotMatched, self.insert_condition.clone(), Then::Insert(all)));
         } else {

@@ -50,7 +50,7 @@ impl Unit {
 }
 
 /// The windows of a microbatch run at a time: from `begin` on a first run, else from `lookback` windows before the present one,
-/// never before `begin`, up to and with the window that holds `now`.
+/// up to and with the window that holds `now`.
 pub fn windows(
     unit: Unit,
     begin: DateTime<Utc>,
@@ -59,7 +59,7 @@ pub fn windows(
     first_run: bool,
 ) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
     let begin = unit.floor(begin);
-    let mut start = if first_run { begin } else { unit.add(unit.floor(now), -lookback).max(begin) };
+    let mut start = if first_run { begin } else { unit.add(unit.floor(now), -lookback) };
     let mut out = Vec::new();
     while start <= now {
         let end = unit.add(start, 1);

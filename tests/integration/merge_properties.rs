@@ -1,0 +1,254 @@
+//! Generated merges on generated tables: ours against the model, against DuckDB's own `MERGE INTO`, against delta-rs's merge.
+//!
+//! The number of cases is small by default; `PROPTEST_CASES=2000 cargo test -p duckrun-testkit --test integration
+//! merge_properties` is a campaign. proptest prints the smallest case that fails and its seed.
+
+use duckrun::core::NullKeys;
+use duckrun::{CommitOutcome, Delete, DeleteInsert, ErrorKind, Insert, InsertOverwrite, Nothing, ReplaceWhere, Update};
+use duckrun_testkit::generate::{self, MergeCase, merge_case, sql};
+use duckrun_testkit::model::{Counts, Expr, Merge, Refusal, Rows, Table, Then};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+use crate::oracle::{self, create, files, modelled, read, runtime, strategy};
+use crate::support::Lake;
+
+/// proptest's own default means that nobody asked for a number.
+pub(crate) fn runner(cases: u32) -> TestRunner {
+    let mut config = Config { failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+    if config.cases == 256 {
+        config.cases = cases;
+    }
+    TestRunner::new(config)
+}
+
+fn same(what: &str, got: &Rows, expected: &Rows, case: &dyn std::fmt::Debug) -> Result<(), TestCaseError> {
+    prop_assert!(got == expected, "{what}\ngot {got:?}\nexpected {expected:?}\nin {case:#?}");
+    Ok(())
+}
+
+/// What a run did, compared with what the model says.
+fn judged(
+    outcome: &duckrun::Result<duckrun::Report>,
+    expected: &Result<Counts, Refusal>,
+    case: &dyn std::fmt::Debug,
+) -> Result<(), TestCaseError> {
+    match (outcome, expected) {
+        (Ok(report), Ok(counts)) => {
+            match &report.outcome {
+                CommitOutcome::Committed(commit) => {
+                    prop_assert!(counts.committed, "a commit that changes nothing: {report}\n{case:#?}");
+                    let m = &commit.metrics;
+                    let got = (m.rows_inserted, m.rows_updated, m.rows_deleted);
+                    let wanted = (counts.inserted as u64, counts.updated as u64, Some(counts.deleted as u64));
+                    prop_assert_eq!(got, wanted, "inserted, updated, deleted: {}\n{:#?}", report, case);
+                }
+                CommitOutcome::NothingToDo(Nothing::NoRows | Nothing::Unchanged) => {
+                    prop_assert!(!counts.committed, "nothing was committed, not {counts:?}\n{case:#?}");
+                }
+                other => prop_assert!(false, "{other:?}\n{case:#?}"),
+            }
+        }
+        (Err(e), Err(refusal)) => {
+            let kind = match refusal {
+                Refusal::SchemaChanged { .. } | Refusal::TypeChanged(_) => [ErrorKind::InvalidData, ErrorKind::InvalidInput],
+                _ => [ErrorKind::InvalidData; 2],
+            };
+            prop_assert!(kind.contains(&e.kind()), "{e} for {refusal}\n{case:#?}");
+            let part = match refusal {
+                Refusal::DuplicateKeys(keys) => keys.iter().map(|(_, n)| *n).max().unwrap_or_default().to_string(),
+                Refusal::NullKeys(n) => format!("{n} incoming"),
+                _ => String::new(),
+            };
+            prop_assert!(e.message().contains(&part), "{e} does not say {part}\n{case:#?}");
+        }
+        (got, wanted) => prop_assert!(false, "{got:?}\nwhere the model says {wanted:?}\n{case:#?}"),
+    }
+    Ok(())
+}
+
+async fn merged(case: MergeCase) -> Result<(), TestCaseError> {
+    let lake = Lake::new().await;
+    create(&lake, "a.t", &case.table).await;
+    let mut table = case.table.table();
+    same("the table before", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &case)?;
+    let before = lake.state("a.t");
+    let old = table.rows().clone();
+    table.on_schema_change = case.on_schema_change;
+    let merge = modelled(&case);
+    let expected = table.merge(&merge, &case.incoming);
+    let run = |retry: bool| {
+        let model = lake.session.model("a.t").sql(sql::select(&case.incoming)).strategy(strategy(&case));
+        model.on_schema_change(case.on_schema_change).files(files(case.table.row_group_rows)).retries(retry.into()).run()
+    };
+    let outcome = run(false).await;
+    judged(&outcome, &expected, &case)?;
+    same("the merge", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &case)?;
+    if !expected.as_ref().is_ok_and(|c| c.committed) {
+        prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written\n{:#?}", case);
+        return Ok(());
+    }
+    let by_duckdb = oracle::duckdb(&case, &merge, &old, table.columns()).await;
+    same("DuckDB's MERGE INTO", &by_duckdb, table.rows(), &case)
+}
+
+#[test]
+fn merges_agree_with_the_model_and_with_duckdb() {
+    let runtime = runtime();
+    runner(96).run(&merge_case(), |case| runtime.block_on(merged(case))).unwrap();
+}
+
+#[test]
+fn merges_agree_with_delta_rs() {
+    let runtime = runtime();
+    let compared = std::cell::Cell::new(0);
+    let differs = std::cell::RefCell::new(std::collections::BTreeMap::<&str, u32>::new());
+    runner(150)
+        .run(&merge_case(), |case| {
+            if let Some(reason) = oracle::delta_rs_differs(&case) {
+                *differs.borrow_mut().entry(reason).or_default() += 1;
+                return Ok(());
+            }
+            runtime.block_on(async {
+                let merge = modelled(&case);
+                let mut table = case.table.table();
+                table.on_schema_change = case.on_schema_change;
+                if case.incoming.rows.is_empty() || table.merge(&merge, &case.incoming).is_err() {
+                    return Ok(());
+                }
+                if merge.clauses.iter().all(|c| matches!(&c.then, Then::Nothing)) {
+                    return Ok(());
+                }
+                let lake = Lake::new().await;
+                create(&lake, "a.t", &case.table).await;
+                let done = oracle::delta_rs_merge(&lake.folder("a.t"), &merge, &case.incoming).await;
+                prop_assert!(done.is_ok(), "{done:?}\n{case:#?}");
+                compared.set(compared.get() + 1);
+                same("delta-rs's merge", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &case)
+            })
+        })
+        .unwrap();
+    eprintln!("compared with delta-rs: {}; known differences: {:?}", compared.get(), differs.borrow());
+    assert!(compared.get() > 0);
+}
+
+/// One of the strategies that are no merge with options.
+#[derive(Debug, Clone)]
+enum Other {
+    Insert(NullKeys),
+    DeleteInsert(NullKeys, Option<Expr>),
+    ReplaceWhere(Expr),
+    InsertOverwrite,
+    Delete(Option<Expr>),
+    Update(String, Expr, Option<Expr>),
+}
+
+fn other_case() -> BoxedStrategy<(MergeCase, Other)> {
+    merge_case()
+        .prop_flat_map(|case| {
+            let columns = case.table.columns.clone();
+            // Columns that the source has too: the condition is asked of incoming rows as well.
+            let shared: Vec<_> = columns
+                .iter()
+                .filter(|c| case.incoming.columns.iter().any(|i| i.name == c.name))
+                .cloned()
+                .collect();
+            let any = generate::expression(&columns, true, false);
+            let both = generate::expression(&shared, true, false);
+            let nulls = prop::sample::select(vec![NullKeys::Equal, NullKeys::Distinct, NullKeys::Refuse]);
+            let set = prop::sample::select(columns).prop_flat_map(|c| {
+                (Just(c.name.clone()), prop_oneof![
+                    generate::value(&c.ty).prop_map(Expr::Literal),
+                    Just(Expr::Target(c.name)),
+                ])
+            });
+            let some = |e: &BoxedStrategy<Expr>| prop::option::weighted(0.8, e.clone());
+            let other = prop_oneof![
+                nulls.clone().prop_map(Other::Insert),
+                (nulls, prop::option::of(any.clone())).prop_map(|(n, e)| Other::DeleteInsert(n, e)),
+                both.prop_map(Other::ReplaceWhere),
+                Just(Other::InsertOverwrite),
+                some(&any).prop_map(Other::Delete),
+                (set, some(&any)).prop_map(|((c, v), e)| Other::Update(c, v, e)),
+            ];
+            (Just(case), other)
+        })
+        .prop_filter("insert_overwrite needs partitions", |(case, other)| {
+            !matches!(other, Other::InsertOverwrite) || !case.table.partition_by.is_empty()
+        })
+        .boxed()
+}
+
+async fn changed(case: MergeCase, other: Other) -> Result<(), TestCaseError> {
+    let lake = Lake::new().await;
+    create(&lake, "a.t", &case.table).await;
+    let mut table: Table = case.table.table();
+    let before = lake.state("a.t");
+    let keys = case.options.keys.clone();
+    let columns = Rows::new(case.table.columns.clone(), Vec::new());
+    let text = |e: &Expr| sql::expression(e, "target", "source", &columns);
+    let bare = |e: &Expr| sql::expression(e, "", "", &columns);
+    let with_source = matches!(
+        other,
+        Other::Insert(_) | Other::DeleteInsert(..) | Other::ReplaceWhere(_) | Other::InsertOverwrite
+    );
+    let mut model = lake.session.model("a.t").files(files(case.table.row_group_rows));
+    if with_source {
+        table.on_schema_change = case.on_schema_change;
+        model = model.sql(sql::select(&case.incoming)).on_schema_change(case.on_schema_change);
+    }
+    let shown = (&case.table, &case.incoming, case.on_schema_change, &other);
+    let (expected, model) = match &other {
+        Other::Insert(nulls) => {
+            let ignored = case.on_schema_change == duckrun::SchemaChange::Ignore;
+            let known = |n: &str| !ignored || case.table.columns.iter().any(|t| t.name == n);
+            let columns: Vec<_> = case.incoming.columns.iter().filter(|c| known(&c.name)).cloned().collect();
+            let mut merge = Merge::upsert(keys.clone(), &columns);
+            merge.clauses.remove(0);
+            merge.null_keys = *nulls;
+            (table.merge(&merge, &case.incoming), model.strategy(Insert::on(keys).null_keys(*nulls)))
+        }
+        Other::DeleteInsert(nulls, e) => {
+            let mut strategy = DeleteInsert::on(keys.clone()).null_keys(*nulls);
+            if let Some(e) = e {
+                strategy = strategy.predicate(text(e));
+            }
+            let predicates: Vec<Expr> = e.iter().cloned().collect();
+            (table.delete_insert(&keys, *nulls, &predicates, &case.incoming), model.strategy(strategy))
+        }
+        Other::ReplaceWhere(e) => {
+            // Rows that do not fulfil the condition are an error; here they are only left in sometimes.
+            (table.replace_where(e, &case.incoming), model.strategy(ReplaceWhere::new(bare(e))))
+        }
+        Other::InsertOverwrite => {
+            (table.insert_overwrite(&case.table.partition_by, &case.incoming), model.strategy(InsertOverwrite))
+        }
+        Other::Delete(None) => (table.delete(None), model.strategy(Delete::all())),
+        Other::Delete(Some(e)) => (table.delete(Some(e)), model.strategy(Delete::rows_where(bare(e)))),
+        Other::Update(column, value, e) => {
+            let ty = &columns.columns[columns.index(column).unwrap()].ty;
+            let new = match value {
+                Expr::Literal(v) => sql::literal(v, ty),
+                other => bare(other),
+            };
+            let mut strategy = Update::new([(column.clone(), new)]);
+            if let Some(e) = e {
+                strategy = strategy.rows_where(bare(e));
+            }
+            (table.update(&[(column.clone(), value.clone())], e.as_ref()), model.strategy(strategy))
+        }
+    };
+    let outcome = model.run().await;
+    judged(&outcome, &expected, &shown)?;
+    same("the change", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &shown)?;
+    if !expected.is_ok_and(|c| c.committed) {
+        prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written\n{:#?}", shown);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_other_strategies_agree_with_the_model() {
+    let runtime = runtime();
+    runner(128).run(&other_case(), |(case, other)| runtime.block_on(changed(case, other))).unwrap();
+}
