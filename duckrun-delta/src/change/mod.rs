@@ -83,6 +83,8 @@ impl Work<'_> {
         }
         let mut done = Done::default();
         done.counts.source = source_rows;
+        // A merge counts every row that it takes out; where nothing matches there is none.
+        done.counts.deleted = Some(0);
         match self.change(merge, &mut done).await {
             Ok(()) => {}
             Err(e) => {
