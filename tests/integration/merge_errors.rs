@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use duckrun::core::{Contract, NullKeys};
-use duckrun::{
-    BatchSize, DeleteInsert, Error, ErrorKind, FullSync, Insert, Merge, MergeClause, Microbatch, Model, ReplaceWhere,
-    Scd2, SchemaChange,
-};
+use duckrun::delta::{BatchSize, DeleteInsert, FullSync, Insert, Merge, MergeClause, Microbatch, ReplaceWhere, Scd2};
+use duckrun::{Error, ErrorKind, Model, SchemaChange};
 
 use crate::support::Lake;
 
@@ -36,7 +34,7 @@ impl duckrun::Source for Untouched {
         "a source that nobody may read".into()
     }
 
-    async fn resolve(&self, _: &duckrun::RunContext) -> duckrun::Result<duckrun::Relation> {
+    async fn resolve(&self, _: &duckrun::core::SourceContext<'_>) -> duckrun::Result<duckrun::core::Resolved> {
         panic!("the source was read")
     }
 }

@@ -4,65 +4,66 @@
 //! merge_properties` is a campaign. proptest prints the smallest case that fails and its seed.
 
 use duckrun::core::NullKeys;
-use duckrun::{CommitOutcome, Delete, DeleteInsert, ErrorKind, Insert, InsertOverwrite, Nothing, ReplaceWhere, Update};
+use duckrun::delta::{Delete, DeleteInsert, Insert, InsertOverwrite, ReplaceWhere, Update};
+use duckrun::{CommitOutcome, ErrorKind, Nothing};
 use duckrun_testkit::generate::{self, MergeCase, merge_case, sql};
 use duckrun_testkit::model::{Counts, Expr, Merge, Refusal, Rows, Table, Then};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
 use crate::oracle::{self, create, files, modelled, read, runtime, strategy};
 use crate::support::Lake;
 
 /// proptest's own default means that nobody asked for a number.
-pub(crate) fn runner(cases: u32) -> TestRunner {
-    let mut config = Config { failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+pub(crate) fn check<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let mut config = Config { failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     if config.cases == 256 {
         config.cases = cases;
     }
-    TestRunner::new(config)
+    match TestRunner::new(config).run(strategy, test) {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, case)) => panic!("{reason}\nsmallest case: {case:?}"),
+        Err(other) => panic!("{other}"),
+    }
 }
 
-fn same(what: &str, got: &Rows, expected: &Rows, case: &dyn std::fmt::Debug) -> Result<(), TestCaseError> {
-    prop_assert!(got == expected, "{what}\ngot {got:?}\nexpected {expected:?}\nin {case:#?}");
+fn same(what: &str, got: &Rows, expected: &Rows) -> Result<(), TestCaseError> {
+    prop_assert!(got == expected, "{what}\ngot {got:?}\nexpected {expected:?}");
     Ok(())
 }
 
 /// What a run did, compared with what the model says.
-fn judged(
-    outcome: &duckrun::Result<duckrun::Report>,
-    expected: &Result<Counts, Refusal>,
-    case: &dyn std::fmt::Debug,
-) -> Result<(), TestCaseError> {
+fn judged(outcome: &duckrun::Result<duckrun::Report>, expected: &Result<Counts, Refusal>) -> Result<(), TestCaseError> {
     match (outcome, expected) {
-        (Ok(report), Ok(counts)) => {
-            match &report.outcome {
-                CommitOutcome::Committed(commit) => {
-                    prop_assert!(counts.committed, "a commit that changes nothing: {report}\n{case:#?}");
-                    let m = &commit.metrics;
-                    let got = (m.rows_inserted, m.rows_updated, m.rows_deleted);
-                    let wanted = (counts.inserted as u64, counts.updated as u64, Some(counts.deleted as u64));
-                    prop_assert_eq!(got, wanted, "inserted, updated, deleted: {}\n{:#?}", report, case);
-                }
-                CommitOutcome::NothingToDo(Nothing::NoRows | Nothing::Unchanged) => {
-                    prop_assert!(!counts.committed, "nothing was committed, not {counts:?}\n{case:#?}");
-                }
-                other => prop_assert!(false, "{other:?}\n{case:#?}"),
+        (Ok(report), Ok(counts)) => match &report.outcome {
+            CommitOutcome::Committed(commit) => {
+                prop_assert!(counts.committed, "a commit that changes nothing: {report}");
+                let m = &commit.metrics;
+                let got = (m.rows_inserted, m.rows_updated, m.rows_deleted);
+                let wanted = (counts.inserted as u64, counts.updated as u64, Some(counts.deleted as u64));
+                prop_assert_eq!(got, wanted, "inserted, updated, deleted: {}", report);
             }
-        }
+            CommitOutcome::NothingToDo(Nothing::NoRows | Nothing::Unchanged) => {
+                prop_assert!(!counts.committed, "nothing was committed, not {counts:?}");
+            }
+            other => prop_assert!(false, "{other:?}"),
+        },
         (Err(e), Err(refusal)) => {
             let kind = match refusal {
-                Refusal::SchemaChanged { .. } | Refusal::TypeChanged(_) => [ErrorKind::InvalidData, ErrorKind::InvalidInput],
+                Refusal::SchemaChanged { .. } | Refusal::TypeChanged(_) => {
+                    [ErrorKind::InvalidData, ErrorKind::InvalidInput]
+                }
                 _ => [ErrorKind::InvalidData; 2],
             };
-            prop_assert!(kind.contains(&e.kind()), "{e} for {refusal}\n{case:#?}");
+            prop_assert!(kind.contains(&e.kind()), "{e} for {refusal}");
             let part = match refusal {
                 Refusal::DuplicateKeys(keys) => keys.iter().map(|(_, n)| *n).max().unwrap_or_default().to_string(),
                 Refusal::NullKeys(n) => format!("{n} incoming"),
                 _ => String::new(),
             };
-            prop_assert!(e.message().contains(&part), "{e} does not say {part}\n{case:#?}");
+            prop_assert!(e.message().contains(&part), "{e} does not say {part}");
         }
-        (got, wanted) => prop_assert!(false, "{got:?}\nwhere the model says {wanted:?}\n{case:#?}"),
+        (got, wanted) => prop_assert!(false, "{got:?}\nwhere the model says {wanted:?}"),
     }
     Ok(())
 }
@@ -71,7 +72,7 @@ async fn merged(case: MergeCase) -> Result<(), TestCaseError> {
     let lake = Lake::new().await;
     create(&lake, "a.t", &case.table).await;
     let mut table = case.table.table();
-    same("the table before", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &case)?;
+    same("the table before", &read(&lake.session, "a.t", table.columns()).await, table.rows())?;
     let before = lake.state("a.t");
     let old = table.rows().clone();
     table.on_schema_change = case.on_schema_change;
@@ -79,23 +80,27 @@ async fn merged(case: MergeCase) -> Result<(), TestCaseError> {
     let expected = table.merge(&merge, &case.incoming);
     let run = |retry: bool| {
         let model = lake.session.model("a.t").sql(sql::select(&case.incoming)).strategy(strategy(&case));
-        model.on_schema_change(case.on_schema_change).files(files(case.table.row_group_rows)).retries(retry.into()).run()
+        model
+            .on_schema_change(case.on_schema_change)
+            .files(files(case.table.row_group_rows))
+            .retries(retry.into())
+            .run()
     };
     let outcome = run(false).await;
-    judged(&outcome, &expected, &case)?;
-    same("the merge", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &case)?;
+    judged(&outcome, &expected)?;
+    same("the merge", &read(&lake.session, "a.t", table.columns()).await, table.rows())?;
     if !expected.as_ref().is_ok_and(|c| c.committed) {
-        prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written\n{:#?}", case);
+        prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written");
         return Ok(());
     }
     let by_duckdb = oracle::duckdb(&case, &merge, &old, table.columns()).await;
-    same("DuckDB's MERGE INTO", &by_duckdb, table.rows(), &case)
+    same("DuckDB's MERGE INTO", &by_duckdb, table.rows())
 }
 
 #[test]
 fn merges_agree_with_the_model_and_with_duckdb() {
     let runtime = runtime();
-    runner(96).run(&merge_case(), |case| runtime.block_on(merged(case))).unwrap();
+    check(96, &merge_case(), |case| runtime.block_on(merged(case)));
 }
 
 #[test]
@@ -103,31 +108,29 @@ fn merges_agree_with_delta_rs() {
     let runtime = runtime();
     let compared = std::cell::Cell::new(0);
     let differs = std::cell::RefCell::new(std::collections::BTreeMap::<&str, u32>::new());
-    runner(150)
-        .run(&merge_case(), |case| {
-            if let Some(reason) = oracle::delta_rs_differs(&case) {
-                *differs.borrow_mut().entry(reason).or_default() += 1;
+    check(150, &merge_case(), |case| {
+        if let Some(reason) = oracle::delta_rs_differs(&case) {
+            *differs.borrow_mut().entry(reason).or_default() += 1;
+            return Ok(());
+        }
+        runtime.block_on(async {
+            let merge = modelled(&case);
+            let mut table = case.table.table();
+            table.on_schema_change = case.on_schema_change;
+            if case.incoming.rows.is_empty() || table.merge(&merge, &case.incoming).is_err() {
                 return Ok(());
             }
-            runtime.block_on(async {
-                let merge = modelled(&case);
-                let mut table = case.table.table();
-                table.on_schema_change = case.on_schema_change;
-                if case.incoming.rows.is_empty() || table.merge(&merge, &case.incoming).is_err() {
-                    return Ok(());
-                }
-                if merge.clauses.iter().all(|c| matches!(&c.then, Then::Nothing)) {
-                    return Ok(());
-                }
-                let lake = Lake::new().await;
-                create(&lake, "a.t", &case.table).await;
-                let done = oracle::delta_rs_merge(&lake.folder("a.t"), &merge, &case.incoming).await;
-                prop_assert!(done.is_ok(), "{done:?}\n{case:#?}");
-                compared.set(compared.get() + 1);
-                same("delta-rs's merge", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &case)
-            })
+            if merge.clauses.iter().all(|c| matches!(&c.then, Then::Nothing)) {
+                return Ok(());
+            }
+            let lake = Lake::new().await;
+            create(&lake, "a.t", &case.table).await;
+            let done = oracle::delta_rs_merge(&lake.folder("a.t"), &merge, &case.incoming).await;
+            prop_assert!(done.is_ok(), "{done:?}");
+            compared.set(compared.get() + 1);
+            same("delta-rs's merge", &read(&lake.session, "a.t", table.columns()).await, table.rows())
         })
-        .unwrap();
+    });
     eprintln!("compared with delta-rs: {}; known differences: {:?}", compared.get(), differs.borrow());
     assert!(compared.get() > 0);
 }
@@ -148,19 +151,16 @@ fn other_case() -> BoxedStrategy<(MergeCase, Other)> {
         .prop_flat_map(|case| {
             let columns = case.table.columns.clone();
             // Columns that the source has too: the condition is asked of incoming rows as well.
-            let shared: Vec<_> = columns
-                .iter()
-                .filter(|c| case.incoming.columns.iter().any(|i| i.name == c.name))
-                .cloned()
-                .collect();
+            let shared: Vec<_> =
+                columns.iter().filter(|c| case.incoming.columns.iter().any(|i| i.name == c.name)).cloned().collect();
             let any = generate::expression(&columns, true, false);
             let both = generate::expression(&shared, true, false);
             let nulls = prop::sample::select(vec![NullKeys::Equal, NullKeys::Distinct, NullKeys::Refuse]);
             let set = prop::sample::select(columns).prop_flat_map(|c| {
-                (Just(c.name.clone()), prop_oneof![
-                    generate::value(&c.ty).prop_map(Expr::Literal),
-                    Just(Expr::Target(c.name)),
-                ])
+                (
+                    Just(c.name.clone()),
+                    prop_oneof![generate::value(&c.ty).prop_map(Expr::Literal), Just(Expr::Target(c.name)),],
+                )
             });
             let some = |e: &BoxedStrategy<Expr>| prop::option::weighted(0.8, e.clone());
             let other = prop_oneof![
@@ -188,16 +188,13 @@ async fn changed(case: MergeCase, other: Other) -> Result<(), TestCaseError> {
     let columns = Rows::new(case.table.columns.clone(), Vec::new());
     let text = |e: &Expr| sql::expression(e, "target", "source", &columns);
     let bare = |e: &Expr| sql::expression(e, "", "", &columns);
-    let with_source = matches!(
-        other,
-        Other::Insert(_) | Other::DeleteInsert(..) | Other::ReplaceWhere(_) | Other::InsertOverwrite
-    );
+    let with_source =
+        matches!(other, Other::Insert(_) | Other::DeleteInsert(..) | Other::ReplaceWhere(_) | Other::InsertOverwrite);
     let mut model = lake.session.model("a.t").files(files(case.table.row_group_rows));
     if with_source {
         table.on_schema_change = case.on_schema_change;
         model = model.sql(sql::select(&case.incoming)).on_schema_change(case.on_schema_change);
     }
-    let shown = (&case.table, &case.incoming, case.on_schema_change, &other);
     let (expected, model) = match &other {
         Other::Insert(nulls) => {
             let ignored = case.on_schema_change == duckrun::SchemaChange::Ignore;
@@ -239,10 +236,10 @@ async fn changed(case: MergeCase, other: Other) -> Result<(), TestCaseError> {
         }
     };
     let outcome = model.run().await;
-    judged(&outcome, &expected, &shown)?;
-    same("the change", &read(&lake.session, "a.t", table.columns()).await, table.rows(), &shown)?;
+    judged(&outcome, &expected)?;
+    same("the change", &read(&lake.session, "a.t", table.columns()).await, table.rows())?;
     if !expected.is_ok_and(|c| c.committed) {
-        prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written\n{:#?}", shown);
+        prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written");
     }
     Ok(())
 }
@@ -250,5 +247,5 @@ async fn changed(case: MergeCase, other: Other) -> Result<(), TestCaseError> {
 #[test]
 fn the_other_strategies_agree_with_the_model() {
     let runtime = runtime();
-    runner(128).run(&other_case(), |(case, other)| runtime.block_on(changed(case, other))).unwrap();
+    check(128, &other_case(), |(case, other)| runtime.block_on(changed(case, other)));
 }

@@ -7,7 +7,8 @@ use deltalake::datafusion::common::{Column as PlanColumn, ScalarValue};
 use deltalake::datafusion::logical_expr::{Expr as PlanExpr, lit, when};
 use deltalake::datafusion::prelude::SessionContext;
 use duckrun::core::{NullKeys, When};
-use duckrun::{FileOptions, Merge, MergeClause, Session};
+use duckrun::delta::{Merge, MergeClause};
+use duckrun::{FileOptions, Session};
 use duckrun_testkit::generate::{MergeCase, TableCase, arrow, delete_rows, sql};
 use duckrun_testkit::model::{self, BySource, Column, Compare, Expr, Rows, Then, Type, Value};
 use url::Url;
@@ -49,9 +50,9 @@ pub(crate) fn strategy(case: &MergeCase) -> Merge {
     let options = &case.options;
     let columns = Rows::new(case.table.columns.clone(), Vec::new());
     let text = |e: &Expr| sql::expression(e, "target", "source", &columns);
-    let pairs = |set: &[(String, Expr)]| -> Vec<(String, String)> { set.iter().map(|(c, e)| (c.clone(), text(e))).collect() };
-    let mut merge =
-        Merge::on(options.keys.clone()).null_keys(options.null_keys).skip_unchanged(options.skip_unchanged);
+    let pairs =
+        |set: &[(String, Expr)]| -> Vec<(String, String)> { set.iter().map(|(c, e)| (c.clone(), text(e))).collect() };
+    let mut merge = Merge::on(options.keys.clone()).null_keys(options.null_keys).skip_unchanged(options.skip_unchanged);
     if let Some(only) = &options.update_columns {
         merge = merge.update_columns(only.clone());
     }
@@ -186,9 +187,8 @@ pub(crate) fn delta_rs_differs(case: &MergeCase) -> Option<&'static str> {
     let keys = &case.options.keys;
     let types: Vec<&Type> = table.columns.iter().filter(|c| keys.contains(&c.name)).map(|c| &c.ty).collect();
     let all: Vec<&Type> = table.columns.iter().map(|c| &c.ty).collect();
-    let null = |rows: &Rows| {
-        keys.iter().filter_map(|k| rows.index(k).ok()).any(|i| rows.rows.iter().any(|r| r[i].is_null()))
-    };
+    let null =
+        |rows: &Rows| keys.iter().filter_map(|k| rows.index(k).ok()).any(|i| rows.rows.iter().any(|r| r[i].is_null()));
     if table.deleted.iter().any(|d| !d.is_empty()) {
         return Some("tables with deletion vectors are not written (#4512)");
     }
@@ -262,9 +262,7 @@ pub(crate) async fn delta_rs_merge(
 ) -> Result<(), deltalake::DeltaTableError> {
     let table = delta_rs(folder).await;
     let source = SessionContext::new().read_batch(arrow::batch(incoming).unwrap()).unwrap();
-    let keys = merge.keys.iter().map(|k| {
-        Expr::Target(k.clone()).compare(Compare::Equal, Expr::Source(k.clone()))
-    });
+    let keys = merge.keys.iter().map(|k| Expr::Target(k.clone()).compare(Compare::Equal, Expr::Source(k.clone())));
     let columns = &incoming.columns;
     let on = keys.chain(merge.predicates.iter().cloned()).map(|e| plan(&e, columns)).reduce(PlanExpr::and).unwrap();
     let mut builder = table.merge(source, on).with_source_alias("source").with_target_alias("target");
@@ -276,10 +274,12 @@ pub(crate) async fn delta_rs_merge(
                 Some(c) => d.predicate(c),
                 None => d,
             })?,
-            (When::NotMatchedBySource, Then::Delete) => builder.when_not_matched_by_source_delete(|d| match condition {
-                Some(c) => d.predicate(c),
-                None => d,
-            })?,
+            (When::NotMatchedBySource, Then::Delete) => {
+                builder.when_not_matched_by_source_delete(|d| match condition {
+                    Some(c) => d.predicate(c),
+                    None => d,
+                })?
+            }
             (when @ (When::Matched | When::NotMatchedBySource), then) => {
                 // There is no "do nothing": an update that sets a column to itself is one.
                 let nothing = vec![("seq".to_owned(), Expr::Target("seq".into()))];

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use duckrun::{MemorySettings, Merge, Session};
+use duckrun::delta::Merge;
+use duckrun::{MemorySettings, Session};
 
 use crate::oracle::files;
 use crate::support::Lake;

@@ -1,7 +1,8 @@
 //! Spark's own MERGE cases (`../shared/cases/spark_merge_cases.json`): every one gives the stated rows or the stated error, or
 //! stands in the list below with the reason why it does not.
 
-use duckrun::{ErrorKind, Merge, MergeClause};
+use duckrun::ErrorKind;
+use duckrun::delta::{Merge, MergeClause};
 use serde_json::Value as Json;
 
 use crate::oracle::files;
@@ -10,7 +11,10 @@ use crate::support::Lake;
 /// Cases that our specification decides otherwise, and how.
 const DECIDED_OTHERWISE: &[(&str, &str)] = &[
     ("only delete with multiple matches", "two incoming rows for one key are refused whatever the clauses are"),
-    ("delete + insert with multiple matches for both", "two incoming rows for one key are refused whatever the clauses are"),
+    (
+        "delete + insert with multiple matches for both",
+        "two incoming rows for one key are refused whatever the clauses are",
+    ),
     ("insert only merge with multiple matches", "two incoming rows for one key are refused, matched or new"),
     ("empty source", "an empty source commits nothing: it does not empty a table"),
     ("empty source delete only", "an empty source commits nothing: it does not empty a table"),

@@ -5,7 +5,7 @@
 //! without rounding the maximum up; texts are cut; NaN is in no minimum and maximum; some writers give none.
 
 use duckrun::core::NullKeys;
-use duckrun::{DeleteInsert, Insert, Merge};
+use duckrun::delta::{DeleteInsert, Insert, Merge};
 use duckrun_testkit::generate::{arrow, edges, key_type, sql};
 use duckrun_testkit::model::{self, Column, Rows, Table, Type, Value};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use proptest::test_runner::TestCaseError;
 
 use deltalake::protocol::SaveMode;
 
-use crate::merge_properties::runner;
+use crate::merge_properties::check;
 use crate::oracle::{delta_rs, files, read, runtime};
 use crate::support::Lake;
 
@@ -57,7 +57,12 @@ fn beside(value: &Value, ty: &Type) -> Vec<Value> {
                 Type::Int => i32::MIN.into()..=i32::MAX.into(),
                 _ => i64::MIN..=i64::MAX,
             };
-            [i.checked_add(1), i.checked_sub(1)].into_iter().flatten().filter(|i| range.contains(i)).map(Value::Int).collect()
+            [i.checked_add(1), i.checked_sub(1)]
+                .into_iter()
+                .flatten()
+                .filter(|i| range.contains(i))
+                .map(Value::Int)
+                .collect()
         }
         (Value::Float(f), Type::Float) => {
             let f = *f as f32;
@@ -85,16 +90,18 @@ fn beside(value: &Value, ty: &Type) -> Vec<Value> {
 fn case() -> BoxedStrategy<Case> {
     key_type()
         .prop_flat_map(|ty| {
-            let near: Vec<Value> = edges(&ty).iter().flat_map(|v| {
-                let mut all = beside(v, &ty);
-                all.push(v.clone());
-                all
-            }).collect();
+            let near: Vec<Value> = edges(&ty)
+                .iter()
+                .flat_map(|v| {
+                    let mut all = beside(v, &ty);
+                    all.push(v.clone());
+                    all
+                })
+                .collect();
             let value = prop_oneof![1 => Just(Value::Null), 12 => select(near)];
             let stored = prop::collection::vec(prop::collection::vec(value.clone(), 1..4), 1..4);
             let incoming = prop::collection::vec(value, 1..6);
-            let statistics =
-                select(vec![Statistics::Ours, Statistics::DeltaRs, Statistics::Missing, Statistics::Cut]);
+            let statistics = select(vec![Statistics::Ours, Statistics::DeltaRs, Statistics::Missing, Statistics::Cut]);
             let act = select(vec![Act::Upsert, Act::Insert, Act::DeleteInsert]);
             (Just(ty), statistics, act, stored, incoming)
         })
@@ -211,16 +218,16 @@ async fn never_missed(case: Case) -> Result<(), TestCaseError> {
         ),
     };
     let report = run.await;
-    prop_assert!(report.is_ok(), "{report:?}\n{case:#?}");
+    prop_assert!(report.is_ok(), "{report:?}");
     let got = read(&lake.session, "a.t", table.columns()).await;
-    prop_assert!(&got == table.rows(), "got {got:?}\nexpected {:?}\n{expected:?}\n{case:#?}", table.rows());
+    prop_assert!(&got == table.rows(), "got {got:?}\nexpected {:?}\n{expected:?}", table.rows());
     Ok(())
 }
 
 #[test]
 fn a_merge_never_misses_a_key() {
     let runtime = runtime();
-    runner(160).run(&case(), |case| runtime.block_on(never_missed(case))).unwrap();
+    check(120, &case(), |case| runtime.block_on(never_missed(case)));
 }
 
 /// Upstream's duplicate (#3905), to the digit, and ours beside it.

@@ -1,5 +1,7 @@
 //! Conditions and values over a row of the table and an incoming row, with SQL's three truth values.
 
+use std::fmt;
+
 use super::{Refusal, Rows, Value};
 
 /// A comparison.
@@ -20,7 +22,7 @@ pub enum Compare {
 }
 
 /// An expression.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Expr {
     /// A column of the table's row.
     Target(String),
@@ -40,6 +42,22 @@ pub enum Expr {
     Not(Box<Expr>),
     /// The first that is not NULL.
     Coalesce(Box<Expr>, Box<Expr>),
+}
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target(name) => write!(f, "target.{name}"),
+            Self::Source(name) => write!(f, "source.{name}"),
+            Self::Literal(value) => write!(f, "{value:?}"),
+            Self::Compare(a, how, b) => write!(f, "({a:?} {how:?} {b:?})"),
+            Self::IsNull(a) => write!(f, "({a:?} is null)"),
+            Self::And(a, b) => write!(f, "({a:?} and {b:?})"),
+            Self::Or(a, b) => write!(f, "({a:?} or {b:?})"),
+            Self::Not(a) => write!(f, "(not {a:?})"),
+            Self::Coalesce(a, b) => write!(f, "coalesce({a:?}, {b:?})"),
+        }
+    }
 }
 
 /// The rows that an expression sees. A side that is missing reads as NULL.
