@@ -118,9 +118,7 @@ impl Op {
             Self::SafeAppend => with_rows(model).strategy(SafeAppend),
             Self::Overwrite => with_rows(model).strategy(Overwrite::default()),
             Self::ReplaceWhere => with_rows(model).strategy(ReplaceWhere::new("id <= 2")),
-            Self::MergeUpdate => {
-                with_rows(model).strategy(Merge::on(["id"]).clause(MergeClause::matched_update()))
-            }
+            Self::MergeUpdate => with_rows(model).strategy(Merge::on(["id"]).clause(MergeClause::matched_update())),
             Self::MergeInsert => with_rows(model).strategy(Insert::on(["id"])),
             Self::MergeUpsert => with_rows(model).strategy(Merge::on(["id"])),
             Self::Delete => model.strategy(Delete::rows_where("id = 1")),
@@ -153,8 +151,8 @@ impl Op {
                     merge = merge.when_matched_update(|u| u.update("v", col("source.v")))?;
                 }
                 if self != Self::MergeUpdate {
-                    merge = merge
-                        .when_not_matched_insert(|i| i.set("id", col("source.id")).set("v", col("source.v")))?;
+                    merge =
+                        merge.when_not_matched_insert(|i| i.set("id", col("source.id")).set("v", col("source.v")))?;
                 }
                 merge.await.map(drop)
             }
@@ -166,8 +164,24 @@ impl Op {
     }
 }
 
-/// Six rows in three files.
+/// Six rows in three files, copied from a table that was written once.
 async fn lake() -> Lake {
+    static WRITTEN: tokio::sync::OnceCell<Lake> = tokio::sync::OnceCell::const_new();
+    let from = WRITTEN.get_or_init(written).await.folder("a.t");
+    let lake = Lake::new().await;
+    let to = lake.folder("a.t");
+    std::fs::create_dir_all(to.join("_delta_log")).unwrap();
+    for file in duckrun_testkit::data_files(&from) {
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+    for version in duckrun_testkit::log_versions(&from) {
+        let name = format!("_delta_log/{version:020}.json");
+        std::fs::copy(from.join(&name), to.join(&name)).unwrap();
+    }
+    lake
+}
+
+async fn written() -> Lake {
     let lake = Lake::new().await;
     for n in [1, 3, 5] {
         let sql = format!("select * from (values ({n}::bigint, 0::bigint), ({n} + 1, 0)) t(id, v)");
@@ -235,7 +249,11 @@ async fn pair(winner: Op, loser: Op, moment: Moment, who: Who) -> Option<End> {
         other => panic!("{what}: {other:?}"),
     };
     let got = oracle::read(&lake.session, "a.t", &columns()).await;
-    assert!(&got == expected.rows(), "{what} ended as neither order would: {report}\ngot {got:?}\nexpected {:?}", expected.rows());
+    assert!(
+        &got == expected.rows(),
+        "{what} ended as neither order would: {report}\ngot {got:?}\nexpected {:?}",
+        expected.rows()
+    );
     if end == End::Refused {
         assert_eq!(unnamed(&folder), Vec::<PathBuf>::new(), "{what}: a refused run left a file");
     }
@@ -268,7 +286,8 @@ async fn matrix(who: Who) -> BTreeMap<(Op, Op), End> {
         }
     }
     for loser in OPS.into_iter().filter(|op| *op != Op::Compact) {
-        let line: String = OPS.iter().map(|w| if ends[&(*w, loser)] == End::InOrder { " ok   " } else { " abort" }).collect();
+        let line: String =
+            OPS.iter().map(|w| if ends[&(*w, loser)] == End::InOrder { " ok   " } else { " abort" }).collect();
         eprintln!("{:>14}{line}", format!("{loser:?}"));
     }
     ends

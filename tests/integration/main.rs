@@ -4,9 +4,11 @@
 mod bad_input;
 mod concurrency;
 mod conflicts;
+mod dbt_cases;
 mod exactly_once;
 mod memory;
 mod merge_errors;
+mod merge_history;
 mod merge_properties;
 mod oracle;
 mod readers;

@@ -53,8 +53,9 @@ async fn contradictions_are_one_error_before_anything_is_read() {
     .await;
     let clauses = Merge::on(["id"]).clause(MergeClause::matched_update()).delete_when("gone").insert_condition("true");
     refused(model().strategy(clauses), kind, &["delete_when", "insert_condition", "clauses"]).await;
-    let shadowed =
-        Merge::on(["id"]).clause(MergeClause::matched_delete()).clause(MergeClause::matched_update().when("source.s = ''"));
+    let shadowed = Merge::on(["id"])
+        .clause(MergeClause::matched_delete())
+        .clause(MergeClause::matched_update().when("source.s = ''"));
     refused(model().strategy(shadowed), kind, &["can never apply"]).await;
     refused(model().strategy(Merge::on(Vec::<String>::new())), kind, &["unique key"]).await;
     refused(model().strategy(Insert::on(Vec::<String>::new())), kind, &["unique key"]).await;
@@ -124,7 +125,8 @@ async fn duplicate_keys_are_named_and_counted() {
     .await;
     assert!(error.message().contains("NaN") || error.message().contains("0"), "{error}");
     // Also on a first run.
-    let model = lake.session.model("a.new").sql("select 1::bigint as id union all select 1").strategy(Merge::on(["id"]));
+    let model =
+        lake.session.model("a.new").sql("select 1::bigint as id union all select 1").strategy(Merge::on(["id"]));
     refused(model, ErrorKind::InvalidData, &["2 incoming rows", "id = 1"]).await;
     assert_eq!(lake.state("a.t"), before);
     assert!(lake.state("a.new").0.is_empty());
@@ -155,11 +157,6 @@ async fn null_keys_are_counted() {
 async fn a_violated_contract_names_column_and_rows() {
     let (lake, before) = lake().await;
     let sql = "select * from (values (1::bigint, null, 1.0::double), (8, null, 2), (9, 'same', 3), (10, 'same', 4)) t(id, s, f)";
-    let contract = |c: Contract| {
-        let mut options = duckrun::TableOptions::default();
-        options.contract = Some(c);
-        options.contract.unwrap()
-    };
     let typed = || Contract::default().column("id", "BIGINT").column("s", "VARCHAR").column("f", "DOUBLE");
     for strategy in [true, false] {
         let model = || {
@@ -167,8 +164,10 @@ async fn a_violated_contract_names_column_and_rows() {
             if strategy { model.strategy(Merge::on(["id"])) } else { model }
         };
         let kind = ErrorKind::InvalidData;
-        refused(model().contract(contract(typed().not_null("s"))), kind, &["s", "2 rows"]).await;
-        refused(model().contract(contract(typed().unique(["s"]))), kind, &["s"]).await;
+        // A merge stops at the first phase that finds one: it has then counted the rows that it was to update.
+        let rows = if strategy { "1 rows" } else { "2 rows" };
+        refused(model().contract(typed().not_null("s")), kind, &["\"s\"", rows]).await;
+        refused(model().contract(typed().unique(["s"])), kind, &["s"]).await;
         let wrong = Contract::default().column("id", "INTEGER").column("s", "VARCHAR").column("g", "DOUBLE");
         let error = model().contract(wrong).run().await.unwrap_err();
         for part in ["id", "f", "g"] {
@@ -186,7 +185,7 @@ async fn schemas_that_do_not_fit() {
     refused(model("select 1::bigint as id, 5 as s"), kind, &["\"s\"", "cast"]).await;
     refused(model("select 1.5::decimal(4,2) as id"), kind, &["\"id\"", "cast"]).await;
     let change = "select 1::bigint as id, 'x' as s, 1 as added";
-    let parts = &["added", "\"f\""];
+    let parts = &["added [added]", "missing [f]"];
     refused(model(change).on_schema_change(SchemaChange::Fail), kind, parts).await;
     refused(model("select 1::bigint as id, 2 as ID"), ErrorKind::InvalidInput, &["ID"]).await;
     assert_eq!(lake.state("a.t"), before);

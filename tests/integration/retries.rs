@@ -9,7 +9,7 @@ use crate::oracle::files;
 use crate::support::Lake;
 
 const WRITERS: i64 = 8;
-const RUNS: i64 = 6;
+const RUNS: i64 = 4;
 
 /// Every writer adds one to the same three counters and to one of its own, in its SQL: the sum tells whether every run saw the
 /// one before it. A retry that replayed rows it had computed would lose additions.
