@@ -24,6 +24,8 @@ pub struct Report {
     pub table: String,
     /// The strategy.
     pub strategy: String,
+    /// The executor that carried the plan out.
+    pub executor: String,
     /// The version that was read; `None` where the table did not exist.
     pub read_version: Option<u64>,
     /// How the commit ended.

@@ -12,8 +12,10 @@ use deltalake::DeltaTable;
 use deltalake::datafusion::logical_expr::{col, lit};
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::protocol::SaveMode;
-use duckrun::delta::{Delete, Insert, Merge, MergeClause, ReplaceWhere, Update};
-use duckrun::{Append, CommitOutcome, DeltaStore, Location, Model, Overwrite, SafeAppend, Session, TableStore};
+use duckrun::{
+    Append, CommitOutcome, Delete, DeltaStore, Insert, Location, Merge, MergeClause, Model, Overwrite, ReplaceWhere,
+    SafeAppend, Session, TableStore, Update,
+};
 use duckrun_testkit::generate::arrow;
 use duckrun_testkit::model::{self, Column, Compare, Expr, Rows, Table, Type, Value};
 use duckrun_testkit::{Interleaved, Moment};

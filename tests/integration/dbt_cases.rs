@@ -2,8 +2,7 @@
 //! stated rows or the stated error, or stands in the list below with the reason why it does not.
 
 use chrono::{DateTime, Utc};
-use duckrun::delta::{BatchSize, Microbatch, StrategyConfig};
-use duckrun::{ErrorKind, Nothing, SchemaChange, Strategy};
+use duckrun::{BatchSize, ErrorKind, Microbatch, Nothing, SchemaChange, Strategy, StrategyConfig};
 use duckrun_testkit::model::{Unit, windows};
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use duckrun::core::{Contract, NullKeys};
-use duckrun::delta::{BatchSize, DeleteInsert, FullSync, Insert, Merge, MergeClause, Microbatch, ReplaceWhere, Scd2};
-use duckrun::{Error, ErrorKind, Model, SchemaChange};
+use duckrun::{
+    BatchSize, DeleteInsert, Error, ErrorKind, FullSync, Insert, Merge, MergeClause, Microbatch, Model, ReplaceWhere,
+    Scd2, SchemaChange,
+};
 
 use crate::support::Lake;
 

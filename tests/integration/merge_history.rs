@@ -2,8 +2,7 @@
 //! where nothing changes, constraints that hold.
 
 use duckrun::core::Contract;
-use duckrun::delta::{Delete, FullSync, Insert, Merge, Update};
-use duckrun::{CommitOutcome, ErrorKind, Model, Nothing};
+use duckrun::{CommitOutcome, Delete, ErrorKind, FullSync, Insert, Merge, Model, Nothing, Update};
 use duckrun_testkit::generate::arrow;
 use duckrun_testkit::model::{self, Column, Rows, Type, Value};
 use serde_json::Value as Json;

@@ -7,8 +7,7 @@ use deltalake::datafusion::common::{Column as PlanColumn, ScalarValue};
 use deltalake::datafusion::logical_expr::{Expr as PlanExpr, lit, when};
 use deltalake::datafusion::prelude::SessionContext;
 use duckrun::core::{NullKeys, When};
-use duckrun::delta::{Merge, MergeClause};
-use duckrun::{FileOptions, Session};
+use duckrun::{DeltaRsExecutor, FileOptions, Merge, MergeClause, Session};
 use duckrun_testkit::generate::{MergeCase, TableCase, arrow, delete_rows, sql};
 use duckrun_testkit::model::{self, BySource, Column, Compare, Expr, Rows, Then, Type, Value};
 use url::Url;
@@ -313,6 +312,11 @@ pub(crate) async fn delta_rs_merge(
         };
     }
     builder.await.map(drop)
+}
+
+/// A session whose merges, deletes and updates are carried out by delta-rs, and by nothing else.
+pub(crate) async fn by_delta_rs(lake: &Lake) -> Session {
+    Session::open(lake.root()).executor(Arc::new(DeltaRsExecutor::default())).writable().await.unwrap()
 }
 
 /// Shares what a test needs to run inside proptest's closures.

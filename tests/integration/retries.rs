@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use duckrun::delta::Merge;
-use duckrun::{MemorySettings, Session};
+use duckrun::{MemorySettings, Merge, Session};
 
 use crate::oracle::files;
 use crate::support::Lake;

@@ -5,7 +5,7 @@
 //! without rounding the maximum up; texts are cut; NaN is in no minimum and maximum; some writers give none.
 
 use duckrun::core::NullKeys;
-use duckrun::delta::{DeleteInsert, Insert, Merge};
+use duckrun::{DeleteInsert, Insert, Merge};
 use duckrun_testkit::generate::{arrow, edges, key_type, sql};
 use duckrun_testkit::model::{self, Column, Rows, Table, Type, Value};
 use proptest::prelude::*;

@@ -27,7 +27,8 @@ use duckrun_core::{
 };
 
 use self::incoming::{Rules, count, rows};
-use self::sql::{MATCHES, MergeSql, SOURCE, TARGET};
+pub(crate) use self::sql::SOURCE;
+use self::sql::{MATCHES, MergeSql, TARGET};
 use crate::executor::{discard, finish};
 
 /// One run of a plan that changes rows.

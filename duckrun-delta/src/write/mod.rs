@@ -28,6 +28,7 @@ use duckrun_core::{BatchStream, Result, RunContext, Staged, WriteSpec};
 use object_store::ObjectStore;
 
 use drive::Drive;
+pub(crate) use encode::parquet_properties;
 
 /// Everything the writer must know beyond the [`WriteSpec`].
 #[derive(Debug, Clone)]
