@@ -21,6 +21,7 @@ mod readers;
 mod reading;
 mod retries;
 mod runs;
+mod scd2_properties;
 mod sources;
 mod spark_cases;
 mod statistics_edges;

@@ -2,7 +2,7 @@
 //! where nothing changes, constraints that hold.
 
 use duckrun::core::Contract;
-use duckrun::{CommitOutcome, Delete, ErrorKind, FullSync, Insert, Merge, Model, Nothing, Update};
+use duckrun::{CommitOutcome, Delete, ErrorKind, FullSync, Insert, Merge, Model, Nothing, SchemaChange, Update};
 use duckrun_testkit::generate::arrow;
 use duckrun_testkit::model::{self, Column, Rows, Type, Value};
 use serde_json::Value as Json;
@@ -146,6 +146,30 @@ async fn what_changes_nothing_writes_nothing() {
     assert_eq!((report.rows_updated(), report.version()), (20, Some(3)), "{report}");
 }
 
+/// An empty source commits nothing. One that brings a new column adds the column, and nothing else: a source that failed to
+/// deliver must not empty a table.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_source_does_not_empty_a_table() {
+    let lake = lake().await;
+    let empty = "select 1::bigint as id, 1::bigint as v, 'x' as added where false";
+    let sync = || lake.session.model("a.t").sql(empty).strategy(FullSync::on(["id"]));
+    assert_eq!(sync().run().await.unwrap().version(), None);
+    let report = sync().on_schema_change(SchemaChange::AppendNewColumns).run().await.unwrap();
+    assert_eq!(report.version(), Some(2), "{report}");
+    assert_eq!(lake.rows("select count(*), count(added) from a.t").await, ["20|0"]);
+}
+
+/// The number of rows is that of all rows, not of the batch in which the first was seen.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "NULLs are counted in the first batch that has one, and the rows after it are not looked at"]
+async fn a_violated_not_null_counts_all_rows() {
+    let lake = Lake::new().await;
+    let contract = Contract::default().column("id", "BIGINT").not_null("id");
+    let sql = "select case when i % 10 > 0 then i end::bigint as id from range(100000) t(i)";
+    let error = lake.session.model("a.t").sql(sql).contract(contract).run().await.unwrap_err();
+    assert!(error.message().contains("10000 "), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_constraint_holds_through_every_change() {
     let lake = lake().await;
@@ -204,6 +228,40 @@ async fn not_null_holds_through_every_change() {
     let error = model().sql("select 50::bigint as id").strategy(Merge::on(["id"])).run().await.unwrap_err();
     assert!(error.message().contains("\"v\""), "{error}");
     assert_eq!(lake.state("a.t"), before);
+}
+
+/// A table with a change feed: our own merge does not write one, so delta-rs's carries it out, and the feed says what changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_feed_is_honoured() {
+    let lake = lake().await;
+    let feed = [("delta.enableChangeDataFeed".to_owned(), "true".to_owned())].into();
+    delta_rs(&lake.folder("a.t")).await.set_tbl_properties().with_properties(feed).await.unwrap();
+    let sql = duckrun_testkit::generate::sql::select(&incoming());
+    lake.session.model("a.t").sql(sql).strategy(Merge::on(["id"])).run().await.unwrap().committed().map(drop).unwrap();
+    lake.session
+        .model("a.t")
+        .strategy(Delete::rows_where("id = 5"))
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
+    assert_eq!(lake.rows("select count(*), sum(v) from a.t").await, [format!("20|{}", 190 - 3 - 4 + 30 + 40 - 5)]);
+    let feed = |version| actions(&lake, version, "cdc").iter().map(|c| c["path"].to_string()).collect::<Vec<_>>();
+    for version in [3, 4] {
+        let files = feed(version);
+        assert!(!files.is_empty() && files.iter().all(|p| p.contains("_change_data/")), "version {version}: {files:?}");
+    }
+    let changes = |version: u64| {
+        format!(
+            "select _change_type, count(*) from read_parquet('{}') group by all order by all",
+            lake.folder("a.t").join(actions(&lake, version, "cdc")[0]["path"].as_str().unwrap()).display()
+        )
+    };
+    assert_eq!(lake.rows(&changes(4)).await, ["delete|1"]);
+    let merged = lake.rows(&changes(3)).await.join(" ");
+    assert!(merged.contains("update_preimage|2") || feed(3).len() > 1, "{merged}");
 }
 
 /// The rows of Arrow batches are those of the model and back, so that a difference is the table's and not the test's.
