@@ -227,7 +227,7 @@ async fn never_missed(case: Case) -> Result<(), TestCaseError> {
 #[test]
 fn a_merge_never_misses_a_key() {
     let runtime = runtime();
-    check(120, &case(), |case| runtime.block_on(never_missed(case)));
+    check(80, &case(), |case| runtime.block_on(never_missed(case)));
 }
 
 /// Upstream's duplicate (#3905), to the digit, and ours beside it.
