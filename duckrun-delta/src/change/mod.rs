@@ -84,7 +84,13 @@ impl Work<'_> {
         }
         let mut done = Done::default();
         done.counts.source = source_rows;
-        match self.change(merge, &mut done).await {
+        // A merge counts every row that it takes out; where nothing matches there is none.
+        done.counts.deleted = Some(0);
+        // No incoming rows, no change: a source that failed to deliver does not count as one that lacks every row. What is left
+        // is a change of the table's columns.
+        let empty = merge.source && source_rows == 0 && self.at.is_some() && !merge.fresh;
+        let changed = if empty { Ok(()) } else { self.change(merge, &mut done).await };
+        match changed {
             Ok(()) => {}
             Err(e) => {
                 discard(self.cx, self.store, &done.staged).await;
