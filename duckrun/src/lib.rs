@@ -45,9 +45,10 @@ pub use duckrun_core::{
 };
 pub use duckrun_delta as delta;
 pub use duckrun_delta::{
-    Append, BatchSize, CheckColumns, ClauseAction, ClauseConfig, Delete, DeleteInsert, DeltaMaintenance, DeltaStore,
-    FullSync, Insert, InsertOverwrite, Location, Merge, MergeClause, Microbatch, MicrobatchWindow, Overwrite,
-    ReplaceWhere, SafeAppend, Scd2, SqlExecutor, StrategyConfig, Update, strategy_by_name,
+    Append, BatchSize, CheckColumns, ClauseAction, ClauseConfig, Delete, DeleteInsert, DeltaMaintenance,
+    DeltaRsExecutor, DeltaRsOptions, DeltaStore, FirstThatAccepts, FullSync, Insert, InsertOverwrite, Location, Merge,
+    MergeClause, Microbatch, MicrobatchWindow, Overwrite, ReplaceWhere, SafeAppend, Scd2, SqlExecutor, StrategyConfig,
+    Update, strategy_by_name,
 };
 pub use duckrun_maintenance as maintenance;
 pub use duckrun_maintenance::{DefaultPolicy, PolicySettings};

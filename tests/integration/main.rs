@@ -3,6 +3,10 @@
 
 mod bad_input;
 mod concurrency;
+mod conflicts;
+mod dbt_cases;
+mod delta_rs_differences;
+mod delta_rs_executor;
 mod exactly_once;
 mod maintained;
 mod maintenance;
@@ -10,9 +14,17 @@ mod maintenance_corruption;
 mod maintenance_crash;
 mod maintenance_vacuum;
 mod memory;
+mod merge_errors;
+mod merge_history;
+mod merge_properties;
 mod merges;
+mod oracle;
 mod readers;
 mod reading;
+mod retries;
 mod runs;
+mod scd2_properties;
 mod sources;
+mod spark_cases;
+mod statistics_properties;
 mod support;
