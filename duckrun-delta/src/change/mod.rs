@@ -186,7 +186,9 @@ impl Work<'_> {
         if touched.files.len() > whole.len() {
             self.phase(Phase::Writing);
             let without: Vec<i64> = whole.iter().map(|(file, _)| *file as i64).collect();
-            let query = Query::new(sql.changes(&without)?).with_output(sql.changes_schema());
+            let mut query = Query::new(sql.changes(&without)?).with_output(sql.changes_schema());
+            // Without it several threads hand the sorted rows on as they come, whatever ORDER BY says.
+            query.keep_order = true;
             let changes = self.engine.query(&query).await?;
             let spec = RewriteSpec::new(self.spec(), set.files, merge.skip_unchanged);
             let rewritten = self.store.rewrite(self.cx, at, &spec, changes).await?;

@@ -143,7 +143,10 @@ impl Work<'_> {
                 Field::new(ROW_CHANGE, DataType::Int8, false),
             ]));
             self.phase(Phase::Writing);
-            let changes = self.engine.query(&Query::new(sql).with_output(schema).with_joins_as_written(true)).await?;
+            let mut query = Query::new(sql).with_output(schema).with_joins_as_written(true);
+            // As in a merge: the order that the SQL asks for has to survive several threads.
+            query.keep_order = true;
+            let changes = self.engine.query(&query).await?;
             let spec = RewriteSpec::new(self.spec(), part.files, false);
             let rewritten = self.store.rewrite(self.cx, at, &spec, changes).await?;
             done.staged.files.extend(rewritten.staged.files);
