@@ -62,14 +62,14 @@ async fn two_new_rows_with_one_key_are_both_inserted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_two_zeros_are_two_keys() {
+async fn the_two_zeros_are_one_key_to_both() {
     let stored = rows(Type::Double, &[Value::Float(0.0)], 1);
     let incoming = rows(Type::Double, &[Value::Float(-0.0)], 2);
     let (theirs, ours) = both(&stored, &incoming, Merge::on(["k"])).await;
-    assert_eq!((theirs, ours), (values(&["1", "2"]), values(&["2"])));
+    assert_eq!((theirs, ours), (values(&["2"]), values(&["2"])));
 }
 
-/// NaN is one key to both; it is in no statistics that rule a file out.
+/// NaN is one key to both. It is in no statistics, so that ours must not let the engine rule row groups out by them.
 #[tokio::test(flavor = "multi_thread")]
 async fn nan_is_one_key() {
     let stored = rows(Type::Double, &[Value::Float(f64::NAN), Value::Float(1.0)], 1);
@@ -79,19 +79,37 @@ async fn nan_is_one_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_with_deletion_vectors_is_not_written() {
+async fn rows_under_deletion_vectors_are_gone_to_both() {
+    for ours in [false, true] {
+        let lake = Lake::new().await;
+        let table = rows(Type::Long, &[Value::Int(1), Value::Int(2)], 1);
+        lake.session.model("a.t").sql(sql::select(&table)).run().await.unwrap().committed().map(drop).unwrap();
+        assert!(delete_rows(&lake.folder("a.t"), |_| vec![0]).unwrap());
+        assert_eq!(lake.rows("select k from a.t").await, ["2"]);
+        let incoming = rows(Type::Long, &[Value::Int(2), Value::Int(1)], 9);
+        if ours {
+            let model = lake.session.model("a.t").sql(sql::select(&incoming)).strategy(Merge::on(["k"]));
+            model.run().await.unwrap().committed().map(drop).unwrap();
+        } else {
+            let upsert = model::Merge::upsert(["k"], &incoming.columns);
+            delta_rs_merge(&lake.folder("a.t"), &upsert, &incoming).await.unwrap();
+        }
+        assert_eq!(lake.rows("select k, v from a.t order by k").await, ["1|9", "2|9"]);
+    }
+}
+
+/// The engine rules row groups of parquet files out by statistics that NaN is not in, so that a filter on a float misses rows
+/// that it keeps on a table of the engine's own, where NaN is the greatest value.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a filter on a float column of a table misses NaN in row groups that it rules out"]
+async fn a_filter_does_not_miss_nan() {
     let lake = Lake::new().await;
-    let table = rows(Type::Long, &[Value::Int(1), Value::Int(2)], 1);
-    lake.session.model("a.t").sql(sql::select(&table)).run().await.unwrap().committed().map(drop).unwrap();
-    assert!(delete_rows(&lake.folder("a.t"), |_| vec![0]).unwrap());
-    assert_eq!(lake.rows("select k from a.t").await, ["2"]);
-    let incoming = rows(Type::Long, &[Value::Int(2), Value::Int(3)], 9);
-    let upsert = model::Merge::upsert(["k"], &incoming.columns);
-    let theirs = delta_rs_merge(&lake.folder("a.t"), &upsert, &incoming).await;
-    assert!(theirs.is_err(), "delta-rs writes tables with deletion vectors now (#4512)");
-    let model = lake.session.model("a.t").sql(sql::select(&incoming)).strategy(Merge::on(["k"]));
-    model.run().await.unwrap().committed().map(drop).unwrap();
-    assert_eq!(lake.rows("select k, v from a.t order by k").await, ["2|9", "3|9"]);
+    let stored = rows(Type::Double, &[Value::Float(f64::NAN), Value::Float(1.0)], 1);
+    lake.session.model("a.t").sql(sql::select(&stored)).run().await.unwrap().committed().map(drop).unwrap();
+    assert_eq!(lake.rows("select count(*) from a.t where k > 5").await, ["1"]);
+    assert_eq!(lake.rows("select count(*) from a.t where k = 'nan'::double").await, ["1"]);
+    let delete = lake.session.model("a.t").strategy(duckrun::Delete::rows_where("k > 5"));
+    assert_eq!(delete.run().await.unwrap().rows_deleted(), Some(1));
 }
 
 /// The stored zero stays: an upsert sets every column but the key.

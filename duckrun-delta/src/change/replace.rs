@@ -58,7 +58,7 @@ impl Work<'_> {
             ranges.extend(ranges::of_expressions(self.engine, predicates.iter(), &at.schema()).await?);
             let all: Vec<String> = predicates.iter().map(|p: &RowExpr| format!("({})", p.sql)).collect();
             let found = if all.is_empty() { "true".to_owned() } else { all.join(" AND ") };
-            let join = format!(" SEMI JOIN {SOURCE} AS source ON {}", keys_equal(keys, *null_keys));
+            let join = format!(" SEMI JOIN {SOURCE} AS source ON {}", keys_equal(keys, *null_keys, &replace.incoming)?);
             self.delete(at, ranges, &found, &join, done).await?;
         }
         self.phase(Phase::Writing);

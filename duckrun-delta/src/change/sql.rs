@@ -161,7 +161,7 @@ impl<'a> MergeSql<'a> {
                 (true, false) => write!(sql, "{right} JOIN {left}"),
                 (true, true) => write!(sql, "{right} RIGHT JOIN {left}"),
             };
-            let _ = write!(sql, " ON {}", self.on());
+            let _ = write!(sql, " ON {}", self.on()?);
             if by_source {
                 sql = format!("SELECT * FROM ({sql}) WHERE s IS NOT NULL OR {CLAUSE} IS NOT NULL");
             }
@@ -177,11 +177,11 @@ impl<'a> MergeSql<'a> {
     }
 
     /// Equal keys, and the predicates.
-    fn on(&self) -> String {
-        let mut all = vec![keys_equal(&self.plan.keys, self.plan.null_keys)];
+    fn on(&self) -> Result<String> {
+        let mut all = vec![keys_equal(&self.plan.keys, self.plan.null_keys, &self.plan.incoming)?];
         all.extend(self.plan.predicates.iter().map(|p| format!("({})", p.sql)));
         all.retain(|c| !c.is_empty());
-        if all.is_empty() { "false".to_owned() } else { all.join(" AND ") }
+        Ok(if all.is_empty() { "false".to_owned() } else { all.join(" AND ") })
     }
 
     /// What a column of the table holds now; NULL for one that is added by this commit.
@@ -419,11 +419,19 @@ fn choose(clauses: &[(usize, &Clause)]) -> String {
     }
 }
 
-/// `target` and `source` have the same key.
-pub(super) fn keys_equal(keys: &[String], nulls: NullKeys) -> String {
+/// `target` and `source` have the same key. `types` has the keys' types.
+pub(super) fn keys_equal(keys: &[String], nulls: NullKeys, types: &Schema) -> Result<String> {
     let equal = if nulls == NullKeys::Equal { "IS NOT DISTINCT FROM" } else { "=" };
-    let one = |k: &String| format!("target.{0} {equal} source.{0}", quote_ident(k));
-    keys.iter().map(one).collect::<Vec<_>>().join(" AND ")
+    let one = |k: &String| -> Result<String> {
+        let (name, mut target) = (quote_ident(k), format!("target.{}", quote_ident(k)));
+        if let Ok(ty @ (DataType::Float32 | DataType::Float64)) = types.field_with_name(k).map(|f| f.data_type()) {
+            // NaN is in no statistics of parquet files, and the engine rules row groups out by the range of the keys that it
+            // looks for: only where the file's column itself is compared.
+            target = format!("CASE WHEN isnan({target}) THEN CAST('nan' AS {}) ELSE {target} END", sql_type(ty)?);
+        }
+        Ok(format!("{target} {equal} source.{name}"))
+    };
+    Ok(keys.iter().map(one).collect::<Result<Vec<_>>>()?.join(" AND "))
 }
 
 /// A cast to a type of the table. DuckDB fails on overflow; digits beyond a decimal's scale are rounded, as in an SQL assignment.

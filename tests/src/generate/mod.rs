@@ -11,6 +11,6 @@ mod tables;
 mod values;
 
 pub use deleted::delete_rows;
-pub use merges::{MergeCase, expression, merge_case};
+pub use merges::{MergeCase, expression, merge_case, without_floats};
 pub use tables::{TableCase, columns, table_case};
 pub use values::{edges, key_type, partition_type, value, value_type};
