@@ -8,4 +8,5 @@ mod memory;
 mod readers;
 mod reading;
 mod runs;
+mod stores;
 mod support;

@@ -1,14 +1,16 @@
 //! A harness that holds engines, stores and strategies to the promises of duckrun.
 //!
 //! It grows with the project; so far it has what the integration tests share and an embedder can use for the same purpose:
-//! a store that misbehaves on demand ([`FaultyStore`]), a control group with a real memory limit (`MemoryGroup`, on Linux), and
+//! a store that misbehaves on demand ([`FaultyStore`]), one that counts ([`CountingStore`]), a control group with a real memory limit (`MemoryGroup`, on Linux), and
 //! small helpers to read tables back ([`rows`]).
 
+mod counting;
 mod faulty;
 #[cfg(target_os = "linux")]
 mod group;
 mod read;
 
+pub use counting::{CountingStore, Requests};
 pub use faulty::{Fault, FaultyStore, Operation};
 #[cfg(target_os = "linux")]
 pub use group::MemoryGroup;
