@@ -231,9 +231,9 @@ pub struct ReplacePlan {
     pub keep: Option<RowExpr>,
     /// What every incoming row must fulfil (over `source`); a row that does not is an error.
     pub check: Option<RowExpr>,
-    /// The incoming columns.
+    /// The incoming columns, in the types that the expressions see: the table's, where the table has the column.
     pub incoming: SchemaRef,
-    /// Whether the table is created or emptied: there is nothing to delete but everything.
+    /// Whether the table is created or emptied: every row that is there goes.
     pub fresh: bool,
 }
 

@@ -40,8 +40,8 @@ pub use engine::{Capabilities, Engine, EngineSession, EngineSettings, Query, Tim
 pub use error::{Error, ErrorKind, Result};
 pub use name::{RelationName, TableName, TableReference, quote_ident, quote_literal};
 pub use plan::{
-    AppTransaction, Commit, CommitOutcome, Compression, ConflictPolicy, FileOptions, MetadataChange, Nothing,
-    SchemaChange, TableFacts, TableOptions, TableState, WriteAction, WriteMetrics, WritePlan,
+    AppTransaction, Commit, CommitOutcome, Compression, ConflictPolicy, Contract, ContractColumn, FileOptions,
+    MetadataChange, Nothing, SchemaChange, TableFacts, TableOptions, TableState, WriteAction, WriteMetrics, WritePlan,
 };
 pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation};
 pub use secret::StorageOptions;

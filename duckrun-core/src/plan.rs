@@ -90,6 +90,77 @@ pub struct TableOptions {
     pub comment: Option<String>,
     /// Column comments by column name.
     pub column_comments: BTreeMap<String, String>,
+    /// What every run's columns and rows must be.
+    pub contract: Option<Contract>,
+}
+
+/// What the SQL's columns and the written rows must be. Plain settings.
+///
+/// Names and types are checked before anything is written; `not_null` and `unique` on the very rows that are written. A table that
+/// is created or rebuilt gets `not_null` as its own; an existing table's columns stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Contract {
+    /// The columns. The SQL must yield all of them; and no others, once one of them has a type.
+    pub columns: Vec<ContractColumn>,
+    /// Groups of columns in which no two written rows have the same values.
+    pub unique: Vec<Vec<String>>,
+}
+
+/// One column of a [`Contract`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContractColumn {
+    /// The name.
+    pub name: String,
+    /// The type as SQL (`BIGINT`, `DECIMAL(18,2)`, `STRUCT(a INTEGER)`; `TIMESTAMP` has no zone, `TIMESTAMPTZ` is UTC), or one of
+    /// Delta's own names for a type that SQL calls otherwise (`string`, `long`, `short`, `byte`, `binary`, `timestamp_ntz`).
+    /// None accepts any.
+    #[serde(default, rename = "type")]
+    pub data_type: Option<String>,
+    /// Whether NULL is refused.
+    #[serde(default)]
+    pub not_null: bool,
+    /// Whether a value may occur only once among the written rows.
+    #[serde(default)]
+    pub unique: bool,
+}
+
+impl Contract {
+    /// The same with a column of a type.
+    ///
+    /// ```
+    /// use duckrun_core::Contract;
+    /// let contract = Contract::default().column("id", "BIGINT").not_null("id").unique(["id"]);
+    /// assert!(contract.columns[0].not_null);
+    /// ```
+    #[must_use]
+    pub fn column(mut self, name: impl Into<String>, data_type: impl Into<String>) -> Self {
+        let (name, data_type) = (name.into(), Some(data_type.into()));
+        match self.columns.iter_mut().find(|c| c.name == name) {
+            Some(column) => column.data_type = data_type,
+            None => self.columns.push(ContractColumn { name, data_type, ..ContractColumn::default() }),
+        }
+        self
+    }
+
+    /// The same with a column in which NULL is refused.
+    #[must_use]
+    pub fn not_null(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        match self.columns.iter_mut().find(|c| c.name == name) {
+            Some(column) => column.not_null = true,
+            None => self.columns.push(ContractColumn { name, not_null: true, ..ContractColumn::default() }),
+        }
+        self
+    }
+
+    /// The same with columns in which no two written rows have the same values.
+    #[must_use]
+    pub fn unique<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
+        self.unique.push(columns.into_iter().map(Into::into).collect());
+        self
+    }
 }
 
 /// How data files are written. Plain settings with measured defaults.

@@ -35,4 +35,8 @@ pub use location::Location;
 pub use maintenance::{DeltaMaintenance, VacuumPlan};
 pub use snapshot::DeltaSnapshot;
 pub use store::DeltaStore;
-pub use strategy::{Append, Overwrite, SafeAppend, strategy_by_name};
+pub use strategy::{
+    Append, BatchSize, CheckColumns, ClauseAction, ClauseConfig, Delete, DeleteInsert, FullSync, Insert,
+    InsertOverwrite, Merge, MergeClause, Microbatch, MicrobatchWindow, Overwrite, ReplaceWhere, SafeAppend, Scd2,
+    StrategyConfig, Update, strategy_by_name,
+};

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duckrun_core::{Error, Result};
+use duckrun_core::{Check, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::schema::DeltaSchema;
@@ -165,8 +165,17 @@ impl Protocol {
     }
 
     /// Fails with the feature's name where a write could break what the table promises.
-    /// `removes` says that rows go.
-    pub(crate) fn check_writable(&self, metadata: &Metadata, schema: &DeltaSchema, removes: bool) -> Result<()> {
+    /// `removes` says that rows go; `checks` are what the written rows are held to, `None` while nobody asks yet (files are
+    /// written before their commit, which asks).
+    pub(crate) fn check_writable(
+        &self,
+        metadata: &Metadata,
+        schema: &DeltaSchema,
+        removes: bool,
+        checks: Option<&[Check]>,
+    ) -> Result<()> {
+        let holds = |check: &Check, constraint: &str| matches!(check, Check::Holds { name, .. } if name == constraint);
+        let checked = |constraint: &str| checks.is_none_or(|checks| checks.iter().any(|c| holds(c, constraint)));
         self.check_readable()?;
         if self.min_writer_version > 7 {
             return Err(Error::unsupported(format!(
@@ -194,7 +203,12 @@ impl Protocol {
                 "the table feature generatedColumns is used by a column and is not written",
             ));
         }
-        if let Some(name) = metadata.configuration.keys().find_map(|k| k.strip_prefix("delta.constraints.")) {
+        if let Some(name) = metadata
+            .configuration
+            .keys()
+            .filter_map(|k| k.strip_prefix("delta.constraints."))
+            .find(|name| !checked(name))
+        {
             return Err(Error::unsupported(format!(
                 "the table feature checkConstraints is in use (constraint {name:?}) and is not written"
             )));

@@ -114,7 +114,7 @@ impl TableStore for DeltaStore {
     ) -> Result<Staged> {
         let known = at.map(ours).transpose()?;
         if let Some(snapshot) = known {
-            snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false)?;
+            snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false, None)?;
         }
         let target = self.target(known, spec)?;
         let cx = &estimating(cx, &rows);
@@ -129,7 +129,7 @@ impl TableStore for DeltaStore {
         changes: BatchStream,
     ) -> Result<Rewritten> {
         let snapshot = ours(at)?;
-        snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false)?;
+        snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false, None)?;
         let target = self.target(Some(snapshot), &spec.write)?;
         let cx = &estimating(cx, &changes);
         rewrite::rewrite_files(cx, &target, snapshot, spec, changes).await

@@ -4,26 +4,90 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use duckrun_core::arrow::datatypes::Schema;
 use duckrun_core::{
     At, BatchStream, CommitOutcome, EngineSession, EngineSettings, Error, ErrorKind, Phase, Progress, Query, Relation,
-    RelationName, Result, RunContext, Snapshot, SourceContext, TableName, TableReference, TableState, TableStore,
-    Target, WriteJob,
+    RelationName, Result, RunContext, Snapshot, SourceContext, StrategyRun, TableName, TableReference, TableState,
+    TableStore, Target, WriteJob,
 };
-use duckrun_memory::{Job, PeakMeter};
+use duckrun_memory::PeakMeter;
 use tracing::Instrument;
 
 use crate::model::Model;
 use crate::pins;
-use crate::report::{PhaseTime, Report};
+use crate::report::{FailedWindow, PhaseTime, Report};
 use crate::session::this;
 use crate::tables::DeltaTables;
 
-/// Runs a model, repeating it after conflicts as often as it asks.
+/// Runs a model: once, or once for each of the runs that its strategy stands for.
 pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
-    let started = Instant::now();
-    let (cx, lease) = model.session.context(&model.name, Job::Write).await?;
+    let (cx, lease) = model.session.context(&model.name, model.strategy.job()).await?;
     let cx = cx.with_progress(model.progress.clone());
     let waited = lease.waited();
+    // Most strategies are one run, whatever the table; only for the others it is opened once more to ask whether it is there.
+    let now = cx.now();
+    if let Ok(None) = model.strategy.runs(now, false) {
+        let report = repeated(model, name, &cx, waited).await?;
+        tracing::info!(table = %name, "{report}");
+        return Ok(report);
+    }
+    if model.transaction.is_some() {
+        return Err(Error::invalid(
+            "a transaction is one commit, and this strategy makes several: run its windows one by one",
+        ));
+    }
+    let exists = store(model, name)?.snapshot(At::Latest).await.map_err(|e| e.with_table(name.to_string()))?.is_some();
+    let fresh = !exists || model.table.full_refresh;
+    let Some(runs) = model.strategy.runs(now, fresh)? else {
+        return Err(Error::internal("a strategy of several runs that is one"));
+    };
+    let report = windows(model, name, &cx, waited, runs).await?;
+    tracing::info!(table = %name, "{report}");
+    Ok(report)
+}
+
+/// Runs window after window, each pinned after its predecessor; stops at the first that does not commit.
+async fn windows(
+    model: &Model,
+    name: &TableName,
+    cx: &RunContext,
+    waited: Duration,
+    runs: Vec<StrategyRun>,
+) -> Result<Report> {
+    let started = Instant::now();
+    let mut whole: Option<Report> = None;
+    let mut model = model.clone();
+    let variables = model.variables.clone();
+    for run in runs {
+        model.strategy = run.strategy;
+        model.variables = variables.clone();
+        model.variables.extend(run.variables);
+        tracing::info!(table = %name, window = run.label, "window");
+        match (repeated(&model, name, cx, waited).await, &mut whole) {
+            (Ok(report), None) => whole = Some(report.into_windows(run.label)),
+            (Ok(report), Some(whole)) => whole.add(run.label, report),
+            // Nothing has been written yet: the run has failed as any other.
+            (Err(e), None) => {
+                let message = format!("the window {}: {}", run.label, e.message());
+                let error = Error::new(e.kind(), message).or_table(e.table().unwrap_or(&model.name));
+                return Err(error.with_source(e));
+            }
+            (Err(e), Some(whole)) => whole.failed = Some(FailedWindow { label: run.label, error: e }),
+        }
+        if whole.as_ref().is_some_and(|w| w.failed.is_some() || w.is_refused()) {
+            break;
+        }
+        // The first window has rebuilt the table; the others are ordinary.
+        model.table.full_refresh = false;
+    }
+    let mut report = whole.ok_or_else(|| Error::invalid("there is no window to run"))?;
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+/// Runs a model once, repeating it after conflicts as often as it asks.
+async fn repeated(model: &Model, name: &TableName, cx: &RunContext, waited: Duration) -> Result<Report> {
+    let started = Instant::now();
     let meter = PeakMeter::start();
     let mut attempts = 0;
     loop {
@@ -38,7 +102,7 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
             tokio::time::sleep(Duration::from_millis(jitter * u64::from(attempts.min(10)))).await;
             continue;
         }
-        let report = Report {
+        return Ok(Report {
             table: name.to_string(),
             strategy: model.strategy.name().to_owned(),
             read_version: done.read,
@@ -55,10 +119,18 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
             maintenance: done.maintenance,
             maintained: done.maintained,
             run_id: cx.id(),
-        };
-        tracing::info!(table = %name, "{report}");
-        return Ok(report);
+            windows: Vec::new(),
+            failed: None,
+        });
     }
+}
+
+/// The table's store: the model's own, or the session's.
+fn store(model: &Model, name: &TableName) -> Result<Arc<dyn TableStore>> {
+    Ok(match &model.store {
+        Some(store) => store.clone(),
+        None => Arc::new(model.session.table_at(name)?),
+    })
 }
 
 struct Done {
@@ -93,10 +165,7 @@ impl Watch<'_> {
 async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Done> {
     let mut watch = Watch { cx, since: Instant::now(), phases: Vec::new() };
     watch.start(Phase::Pinning);
-    let store: Arc<dyn TableStore> = match &model.store {
-        Some(store) => store.clone(),
-        None => Arc::new(model.session.table_at(name)?),
-    };
+    let store = store(model, name)?;
     // The version is captured before anything else reads; everything after sees this snapshot.
     let at = store.snapshot(At::Latest).await.map_err(|e| e.with_table(name.to_string()))?;
     if at.is_none() && model.expect_existing {
@@ -123,7 +192,10 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
 
     watch.start(Phase::Writing);
     let query = Query::new(sql).with_params(model.params.clone()).with_timestamps(model.timestamps);
-    let incoming = engine.describe(&query).await?;
+    let incoming = match model.strategy.has_source() {
+        true => engine.describe(&query).await?,
+        false => Arc::new(Schema::empty()),
+    };
     let facts = at.as_ref().map(|s| s.facts());
     let state = TableState::new(facts, reads_target, model.table.clone());
     let plan = model.strategy.plan(&state, &incoming)?;
@@ -189,6 +261,9 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
 /// A first run and a full refresh have a SQL of their own, where one is given.
 fn choose_sql(model: &Model, exists: bool) -> &str {
     let sql = model.sql.as_deref().unwrap_or_default();
+    if !model.strategy.has_source() {
+        return "";
+    }
     match &model.first_sql {
         Some(first) if !exists || model.table.full_refresh => first,
         _ => sql,
@@ -236,7 +311,10 @@ async fn pin(
     sql: &str,
     target: Option<&Arc<dyn Snapshot>>,
 ) -> Result<bool> {
-    let mut references = engine.references(sql).await?;
+    let mut references = match sql.is_empty() {
+        true => Vec::new(),
+        false => engine.references(sql).await?,
+    };
     for statement in model.before.iter().chain(&model.after) {
         references.extend(pins::mentioned(statement));
     }

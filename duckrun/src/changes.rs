@@ -48,7 +48,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a name that is not `schema.table`.
     pub fn changes(&self, name: &str, from: u64) -> Result<Changes> {
-        Ok(Changes::of(self.table(name)?, from))
+        Ok(Changes::of(self.table_at(&name.parse()?)?, from))
     }
 }
 

@@ -31,20 +31,23 @@ mod model;
 mod pins;
 mod report;
 mod session;
+mod table;
 mod tables;
 
 pub use duckrun_core as core;
 pub use duckrun_core::duckdb;
 pub use duckrun_core::maintenance::{Action, MaintenanceOptions};
 pub use duckrun_core::{
-    AppTransaction, At, BatchStream, Commit, CommitOutcome, Compression, Engine, EngineSession, EngineSettings, Error,
-    ErrorKind, Executor, FileOptions, Nothing, Phase, Progress, Query, Relation, Resolved, Result, RunContext, RunId,
-    SchemaChange, Snapshot, Source, SourceContext, StorageOptions, Strategy, TableName, TableOptions, TableStore,
-    TimestampMode, Value, WriteMetrics, arrow,
+    AppTransaction, At, BatchStream, Commit, CommitOutcome, Compression, Contract, ContractColumn, Engine,
+    EngineSession, EngineSettings, Error, ErrorKind, Executor, FileOptions, Nothing, NullKeys, Phase, Progress, Query,
+    Relation, Resolved, Result, RunContext, RunId, SchemaChange, Snapshot, Source, SourceContext, StorageOptions,
+    Strategy, TableName, TableOptions, TableStore, TimestampMode, Value, WriteMetrics, arrow,
 };
 pub use duckrun_delta as delta;
 pub use duckrun_delta::{
-    Append, DeltaMaintenance, DeltaStore, Location, Overwrite, SafeAppend, SqlExecutor, strategy_by_name,
+    Append, BatchSize, CheckColumns, ClauseAction, ClauseConfig, Delete, DeleteInsert, DeltaMaintenance, DeltaStore,
+    FullSync, Insert, InsertOverwrite, Location, Merge, MergeClause, Microbatch, MicrobatchWindow, Overwrite,
+    ReplaceWhere, SafeAppend, Scd2, SqlExecutor, StrategyConfig, Update, strategy_by_name,
 };
 pub use duckrun_maintenance as maintenance;
 pub use duckrun_maintenance::{DefaultPolicy, PolicySettings};
@@ -55,5 +58,6 @@ pub use duckrun_sources as sources;
 pub use changes::Changes;
 pub use maintain::{Maintain, MaintainReport};
 pub use model::Model;
-pub use report::{PhaseTime, Report};
+pub use report::{FailedWindow, PhaseTime, Report, Window};
 pub use session::{Reader, Session, SessionBuilder};
+pub use table::{RowChange, Table};

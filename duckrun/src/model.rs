@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use duckrun_core::arrow::datatypes::SchemaRef;
 use duckrun_core::{
-    AppTransaction, CommitOutcome, Error, FileOptions, Progress, ProgressFn, RelationName, Result, SchemaChange,
-    Source, Strategy, TableName, TableOptions, TableStore, TimestampMode, Value,
+    AppTransaction, CommitOutcome, Contract, Error, FileOptions, Progress, ProgressFn, RelationName, Result,
+    SchemaChange, Source, Strategy, TableName, TableOptions, TableStore, TimestampMode, Value,
 };
-use duckrun_delta::{Append, Location, strategy_by_name};
+use duckrun_delta::{Append, Location, StrategyConfig};
 
 use crate::attempt;
 use crate::report::Report;
@@ -28,7 +28,10 @@ pub struct Model {
     pub(crate) variables: BTreeMap<String, Value>,
     pub(crate) before: Vec<String>,
     pub(crate) after: Vec<String>,
+    /// The strategy, once the model has been validated.
     pub(crate) strategy: Arc<dyn Strategy>,
+    chosen: Chosen,
+    unique_key: Option<Vec<String>>,
     pub(crate) table: TableOptions,
     pub(crate) files: FileOptions,
     pub(crate) store: Option<Arc<dyn TableStore>>,
@@ -38,8 +41,13 @@ pub struct Model {
     pub(crate) expect_existing: bool,
     pub(crate) retries: u32,
     pub(crate) progress: Option<ProgressFn>,
-    /// Problems that a builder method noticed; all of them are reported when the model runs.
-    problems: Vec<String>,
+}
+
+/// How the strategy was given.
+#[derive(Clone)]
+enum Chosen {
+    Given(Arc<dyn Strategy>),
+    Configured(Box<StrategyConfig>),
 }
 
 impl Model {
@@ -55,6 +63,8 @@ impl Model {
             before: Vec::new(),
             after: Vec::new(),
             strategy: Arc::new(Append::default()),
+            chosen: Chosen::Configured(Box::default()),
+            unique_key: None,
             table: TableOptions::default(),
             files: FileOptions::default(),
             store: None,
@@ -64,7 +74,6 @@ impl Model {
             expect_existing: false,
             retries: 0,
             progress: None,
-            problems: Vec::new(),
         }
     }
 
@@ -112,18 +121,54 @@ impl Model {
         self
     }
 
-    /// The strategy; [`Append`] if none is given.
+    /// The strategy; without one it is [`Merge`](crate::Merge) where there is a [`unique_key`](Model::unique_key), else
+    /// [`Append`].
     pub fn strategy(mut self, strategy: impl Strategy + 'static) -> Self {
-        self.strategy = Arc::new(strategy);
+        self.chosen = Chosen::Given(Arc::new(strategy));
         self
     }
 
-    /// The strategy by its name, as configuration files write it. An unknown name is reported when the model runs.
-    pub fn strategy_named(mut self, name: &str) -> Self {
-        match strategy_by_name(name) {
-            Ok(strategy) => self.strategy = strategy,
-            Err(e) => self.problems.push(e.message().to_owned()),
-        }
+    /// The strategy by its name, as configuration files write it; its key is [`unique_key`](Model::unique_key). An unknown name is
+    /// reported when the model runs.
+    pub fn strategy_named(self, name: &str) -> Self {
+        self.config(StrategyConfig { strategy: Some(name.to_owned()), ..StrategyConfig::default() })
+    }
+
+    /// The strategy as configuration files write it, with its options. What is wrong with it is reported when the model runs.
+    ///
+    /// ```no_run
+    /// # async fn doc(lake: duckrun::Session) -> duckrun::Result<()> {
+    /// use duckrun::StrategyConfig;
+    /// let config = StrategyConfig {
+    ///     unique_key: Some(vec!["id".into()]),
+    ///     update_condition: Some("source.changed > target.changed".into()),
+    ///     ..StrategyConfig::default()
+    /// };
+    /// lake.model("mart.customers").sql("select * from raw.customers").config(config).run().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn config(mut self, config: StrategyConfig) -> Self {
+        self.chosen = Chosen::Configured(Box::new(config));
+        self
+    }
+
+    /// The key columns, for a strategy that is given by its name, or by default: `merge`.
+    pub fn unique_key<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
+        self.unique_key = Some(columns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// What the SQL's columns and the written rows must be.
+    ///
+    /// ```no_run
+    /// # async fn doc(lake: duckrun::Session) -> duckrun::Result<()> {
+    /// use duckrun::Contract;
+    /// let contract = Contract::default().column("id", "BIGINT").column("name", "VARCHAR").not_null("id").unique(["id"]);
+    /// lake.model("mart.customers").sql("select id, name from raw.customers").contract(contract).run().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn contract(mut self, contract: Contract) -> Self {
+        self.table.contract = Some(contract);
         self
     }
 
@@ -217,12 +262,45 @@ impl Model {
         self
     }
 
+    /// The strategy that was given, or that the configuration makes.
+    fn choose(&self) -> Result<Arc<dyn Strategy>> {
+        match (&self.chosen, &self.unique_key) {
+            (Chosen::Given(strategy), None) => Ok(strategy.clone()),
+            (Chosen::Given(strategy), Some(_)) => Err(Error::invalid(format!(
+                "the strategy {} has its own key: give unique_key to it, or name the strategy (strategy_named)",
+                strategy.name()
+            ))),
+            (Chosen::Configured(config), None) => config.build(),
+            (Chosen::Configured(config), Some(key)) => {
+                let mut config = config.clone();
+                if config.unique_key.as_ref().is_some_and(|other| other != key) {
+                    return Err(Error::invalid("the configuration and the model name two unique keys"));
+                }
+                config.unique_key = Some(key.clone());
+                config.build()
+            }
+        }
+    }
+
     /// Everything that is wrong with the configuration, and the table's name.
-    pub(crate) fn validate(&self) -> Result<TableName> {
-        let mut problems = self.problems.clone();
+    fn validate(&mut self) -> Result<TableName> {
+        let mut problems = Vec::new();
+        match self.choose() {
+            Ok(strategy) => {
+                problems.extend(strategy.validate(&self.table));
+                self.strategy = strategy;
+            }
+            Err(e) => problems.push(e.message().to_owned()),
+        }
         let name = self.name.parse::<TableName>().map_err(|e| problems.push(e.message().to_owned())).ok();
-        if self.sql.as_deref().is_none_or(|sql| sql.trim().is_empty()) {
-            problems.push("the model has no SQL".to_owned());
+        let sql = |sql: &Option<String>| sql.as_deref().is_some_and(|sql| !sql.trim().is_empty());
+        match (self.strategy.has_source(), sql(&self.sql)) {
+            (true, false) => problems.push("the model has no SQL".to_owned()),
+            (false, _) if sql(&self.sql) || sql(&self.first_sql) || !self.sources.is_empty() => {
+                problems
+                    .push(format!("the strategy {} takes no rows: leave SQL and sources out", self.strategy.name()));
+            }
+            _ => {}
         }
         for (i, (source, _)) in self.sources.iter().enumerate() {
             if let Err(e) = RelationName::bare(source) {
@@ -246,7 +324,6 @@ impl Model {
         if self.expect_existing && self.table.full_refresh {
             problems.push("expect_existing and full_refresh contradict each other".to_owned());
         }
-        problems.extend(self.strategy.validate(&self.table));
         if !self.session.inner.writable {
             problems.push("the session is read-only: open it with .writable()".to_owned());
         }
@@ -265,7 +342,7 @@ impl Model {
     /// # Errors
     /// With the table as it was before: [`ErrorKind::InvalidInput`](duckrun_core::ErrorKind::InvalidInput) for everything
     /// wrong with the configuration at once, before anything is read; otherwise whatever stood in the way.
-    pub async fn run(self) -> Result<Report> {
+    pub async fn run(mut self) -> Result<Report> {
         let name = self.validate()?;
         attempt::run(&self, &name).await.map_err(|e| e.or_table(name.to_string()))
     }

@@ -50,8 +50,40 @@ pub struct Report {
     pub maintenance: Vec<String>,
     /// The same in every detail; `None` where it was off, or is not ours.
     pub maintained: Option<duckrun_maintenance::Report>,
-    /// The id by which the commit can be recognised in the log.
+    /// The id by which the commit can be recognised in the log; of several windows, the last one's.
     pub run_id: RunId,
+    /// The windows that ran, of a strategy that is several runs; the report's own outcome and figures are those of all together.
+    pub windows: Vec<Window>,
+    /// The window that failed; those before it are done, those after it did not run.
+    pub failed: Option<FailedWindow>,
+}
+
+/// One window of a run that is several.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// What the strategy calls it, for example `2024-03`.
+    pub label: String,
+    /// The version that was read; `None` where the table did not exist.
+    pub read_version: Option<u64>,
+    /// How its commit ended.
+    pub outcome: CommitOutcome,
+    /// How often its SQL ran.
+    pub attempts: u32,
+    /// Wall-clock time.
+    pub elapsed: Duration,
+    /// The id by which its commit can be recognised in the log.
+    pub run_id: RunId,
+}
+
+/// A window that failed after others were done.
+#[non_exhaustive]
+#[derive(Debug)]
+pub struct FailedWindow {
+    /// The window.
+    pub label: String,
+    /// Why. The table is as the window before it left it.
+    pub error: Error,
 }
 
 impl Report {
@@ -71,6 +103,65 @@ impl Report {
         }
     }
 
+    /// The report of one window as the beginning of the report of all.
+    pub(crate) fn into_windows(mut self, label: String) -> Self {
+        self.windows.push(self.window(label));
+        self
+    }
+
+    fn window(&self, label: String) -> Window {
+        Window {
+            label,
+            read_version: self.read_version,
+            outcome: self.outcome.clone(),
+            attempts: self.attempts,
+            elapsed: self.elapsed,
+            run_id: self.run_id,
+        }
+    }
+
+    /// Adds the report of the next window.
+    pub(crate) fn add(&mut self, label: String, next: Self) {
+        self.windows.push(next.window(label));
+        let before = std::mem::replace(&mut self.outcome, next.outcome);
+        match (&before, &mut self.outcome) {
+            (CommitOutcome::Committed(all), CommitOutcome::Committed(last)) => {
+                let mut sum = all.metrics.clone();
+                add(&mut sum, &last.metrics);
+                last.metrics = sum;
+            }
+            (CommitOutcome::Committed(_), CommitOutcome::NothingToDo(_)) => self.outcome = before,
+            _ => {}
+        }
+        for warning in next.warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+        self.attempts += next.attempts;
+        self.peak_memory = self.peak_memory.max(next.peak_memory);
+        self.phases.extend(next.phases);
+        self.after_error = self.after_error.take().or(next.after_error);
+        self.maintenance.extend(next.maintenance);
+        self.maintained = next.maintained.or(self.maintained.take());
+        self.run_id = next.run_id;
+    }
+
+    /// Whether the commit was refused, or its fate is unknown.
+    pub(crate) fn is_refused(&self) -> bool {
+        !matches!(self.outcome, CommitOutcome::Committed(_) | CommitOutcome::NothingToDo(_))
+    }
+
+    /// Rows that changed.
+    pub fn rows_updated(&self) -> u64 {
+        self.metrics().map_or(0, |m| m.rows_updated)
+    }
+
+    /// Rows that went; `None` where the log does not know.
+    pub fn rows_deleted(&self) -> Option<u64> {
+        self.metrics().map_or(Some(0), |m| m.rows_deleted)
+    }
+
     /// Rows that are new in the table.
     pub fn rows_inserted(&self) -> u64 {
         self.metrics().map_or(0, |m| m.rows_inserted)
@@ -81,11 +172,18 @@ impl Report {
         matches!(self.outcome, CommitOutcome::Conflict { .. })
     }
 
-    /// Turns a conflict and a lost answer into errors; "nothing to do" stays a success.
+    /// Turns a conflict, a lost answer and a failed window into errors; "nothing to do" stays a success.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] for a conflict (running again may succeed), [`ErrorKind::CommitUnknown`] for a lost answer.
-    pub fn committed(self) -> Result<Self> {
+    /// [`ErrorKind::Unavailable`] for a conflict (running again may succeed), [`ErrorKind::CommitUnknown`] for a lost answer; a
+    /// window's own for a failed window.
+    pub fn committed(mut self) -> Result<Self> {
+        if let Some(FailedWindow { label, error }) = self.failed.take() {
+            let done = self.windows.len();
+            let message =
+                format!("the window {label} failed after {} done: {}", plural(done as u64, "window"), error.message());
+            return Err(Error::new(error.kind(), message).with_table(self.table).with_source(error));
+        }
         let error = match &self.outcome {
             CommitOutcome::Conflict { found, .. } => {
                 Error::new(ErrorKind::Unavailable, self.to_string()).with_version(*found)
@@ -99,6 +197,19 @@ impl Report {
         };
         Err(error.with_table(self.table))
     }
+}
+
+/// Adds the figures of a later commit.
+fn add(all: &mut WriteMetrics, last: &WriteMetrics) {
+    all.rows_inserted += last.rows_inserted;
+    all.rows_updated += last.rows_updated;
+    all.rows_deleted = all.rows_deleted.zip(last.rows_deleted).map(|(a, b)| a + b);
+    all.rows_copied += last.rows_copied;
+    all.files_added += last.files_added;
+    all.files_removed += last.files_removed;
+    all.bytes_added += last.bytes_added;
+    all.bytes_removed += last.bytes_removed;
+    all.commit_time += last.commit_time;
 }
 
 /// `2711` as `2 711`.
@@ -126,9 +237,15 @@ impl fmt::Display for Report {
             CommitOutcome::Committed(commit) => {
                 let m = &commit.metrics;
                 write!(f, "→v{} {}: ", commit.version, self.strategy)?;
-                let mut parts = vec![format!("+{}", plural(m.rows_inserted, "row"))];
+                let mut parts = Vec::new();
+                if self.windows.len() > 1 {
+                    parts.push(plural(self.windows.len() as u64, "window"));
+                }
+                if m.rows_inserted > 0 || (m.rows_updated == 0 && m.rows_deleted == Some(0)) {
+                    parts.push(format!("+{}", plural(m.rows_inserted, "row")));
+                }
                 if m.rows_updated > 0 {
-                    parts.push(format!("~{} updated", grouped(m.rows_updated)));
+                    parts.push(format!("~{}", plural(m.rows_updated, "row")));
                 }
                 match m.rows_deleted {
                     Some(0) => {}
@@ -153,6 +270,9 @@ impl fmt::Display for Report {
         write!(f, ", {:.2} s, peak {} MB", self.elapsed.as_secs_f64(), self.peak_memory / 1_000_000)?;
         if self.attempts > 1 {
             write!(f, ", {} attempts", self.attempts)?;
+        }
+        if let Some(window) = &self.failed {
+            write!(f, ", but the window {} failed: {}", window.label, window.error)?;
         }
         if let Some(e) = &self.after_error {
             write!(f, ", but a statement after the commit failed: {e}")?;

@@ -25,6 +25,7 @@ use url::Url;
 use crate::maintain::Upkeep;
 use crate::model::Model;
 use crate::pins;
+use crate::table::Table;
 
 /// Where the tables of a session are: `<root>/<schema>/<table>`.
 #[derive(Clone)]
@@ -87,12 +88,13 @@ impl Session {
         Model::new(self.clone(), name.into())
     }
 
-    /// The table's place, whether or not it exists.
+    /// A table, whether or not it exists: its versions, and changes of its rows.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a name that is not `schema.table`.
-    pub fn table(&self, name: &str) -> Result<DeltaStore> {
-        self.table_at(&name.parse()?)
+    pub fn table(&self, name: &str) -> Result<Table> {
+        let parsed = name.parse()?;
+        Ok(Table::new(self.clone(), self.table_at(&parsed)?, parsed))
     }
 
     pub(crate) fn table_at(&self, name: &TableName) -> Result<DeltaStore> {
@@ -116,7 +118,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::NotFound`] where there is no such table or version.
     pub async fn snapshot(&self, name: &str, at: At) -> Result<Arc<dyn Snapshot>> {
-        let store = self.table(name)?;
+        let store = self.table_at(&name.parse()?)?;
         match store.snapshot(at).await.map_err(|e| e.with_table(name))? {
             Some(snapshot) => Ok(snapshot),
             None => {

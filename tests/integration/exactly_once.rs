@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use duckrun::{Append, At, CommitOutcome, ErrorKind, SafeAppend, Session, TableStore};
+use duckrun::{Append, At, CommitOutcome, ErrorKind, SafeAppend, Session};
 use duckrun_testkit::{Fault, FaultyStore, Operation};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;

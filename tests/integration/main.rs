@@ -4,7 +4,13 @@
 mod bad_input;
 mod concurrency;
 mod exactly_once;
+mod maintained;
+mod maintenance;
+mod maintenance_corruption;
+mod maintenance_crash;
+mod maintenance_vacuum;
 mod memory;
+mod merges;
 mod readers;
 mod reading;
 mod runs;

@@ -171,7 +171,7 @@ fn target(cx: &RunContext, base: Option<&DeltaSnapshot>, intent: &Intent) -> Res
     };
     let replaces = plan.action == WriteAction::Overwrite;
     let removes = replaces || !intent.removed.is_empty();
-    base.protocol().check_writable(base.metadata(), base.delta_schema(), removes)?;
+    base.protocol().check_writable(base.metadata(), base.delta_schema(), removes, Some(&plan.checks))?;
     if plan.metadata.is_empty() {
         return Ok(Target { protocol: None, metadata: None });
     }

@@ -118,14 +118,15 @@ pub(super) async fn plan(
         }
     }
 
+    // A listing knows which files are there; without one the log's tombstones say which there were.
     let mut doomed = listed;
-    for tombstone in state.tombstones.iter().filter(|t| t.removed_at <= since) {
+    for tombstone in state.tombstones.iter().filter(|t| !full && t.removed_at <= since) {
         // Those of a shallow clone are somebody else's.
         if let Some(path) = object_path(&tombstone.path)? {
-            doomed.entry(path).or_insert(tombstone.size);
+            doomed.insert(path, tombstone.size);
         }
         if let Some(path) = tombstone.vector.as_ref().map(Descriptor::file).transpose()?.flatten() {
-            doomed.entry(path).or_insert(0);
+            doomed.insert(path, 0);
         }
     }
     doomed.retain(|path, _| !spared.0.contains(path));

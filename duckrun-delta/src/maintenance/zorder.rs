@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::kernels::substring::{substring, substring_by_char};
 use arrow::datatypes::DataType;
 use arrow::row::{OwnedRow, RowConverter, SortField};
@@ -58,7 +58,7 @@ pub(super) struct Curve {
 #[derive(Debug)]
 struct Axis {
     converter: RowConverter,
-    /// Distinct sampled values, ascending; NULL is the smallest.
+    /// Distinct sampled values, ascending.
     bounds: Vec<OwnedRow>,
 }
 
@@ -131,11 +131,14 @@ impl Curve {
         let count = self.axes.len() as u32;
         for (number, (axis, column)) in (0..).zip(self.axes.iter().zip(columns)) {
             let rows = axis.converter.convert_columns(&[prefix(column)?]).map_err(broken)?;
-            let bounds = axis.bounds.len() as u64 + 1;
-            for (key, row) in keys.iter_mut().zip(rows.iter()) {
-                let rank = axis.bounds.partition_point(|bound| bound.row() <= row) as u64;
+            let (ranks, nulls) = (axis.bounds.len() as u64 + 2, column.logical_nulls());
+            for (i, (key, row)) in keys.iter_mut().zip(rows.iter()).enumerate() {
+                let rank = match &nulls {
+                    Some(nulls) if nulls.is_null(i) => 0,
+                    _ => 1 + axis.bounds.partition_point(|bound| bound.row() <= row) as u64,
+                };
                 // Ranks fill the bits, so that a column of few values decides as early as one of many.
-                let rank = (rank << BITS) / bounds;
+                let rank = (rank << BITS) / ranks;
                 for bit in 0..BITS {
                     if rank >> (BITS - 1 - bit) & 1 == 1 {
                         *key |= 1 << (127 - bit * count - number);
@@ -203,7 +206,7 @@ mod tests {
         rows.sort_by_key(|i| keys[*i]);
         let ordered: Vec<Option<i64>> =
             rows.iter().map(|i| arrow::array::Array::is_valid(values, *i).then(|| values.value(*i))).collect();
-        // NULLs first; values that share a rank are near each other.
+        // NULLs come first; values that share a rank are near each other.
         assert_eq!(ordered.iter().take_while(|v| v.is_none()).count(), 100_000 / 7 + 1);
         let far = ordered.windows(2).filter(|w| w[0].zip(w[1]).is_some_and(|(a, b)| a > b + 16)).count();
         assert_eq!(far, 0);

@@ -4,9 +4,19 @@
 //! validated all the same.
 
 mod append;
+mod config;
+mod contract;
+mod delete_insert;
+mod expr;
 mod fit;
+mod insert;
+mod merge;
+mod microbatch;
 mod overwrite;
+mod replace_where;
+mod rows;
 mod safe_append;
+mod scd2;
 #[cfg(test)]
 mod tests;
 
@@ -20,29 +30,31 @@ use duckrun_core::{
 };
 
 pub use self::append::Append;
+pub use self::config::{CheckColumns, ClauseAction, ClauseConfig, StrategyConfig};
+pub use self::delete_insert::DeleteInsert;
 pub(crate) use self::fit::{Fit, fit};
+pub use self::insert::Insert;
+pub use self::merge::{FullSync, Merge, MergeClause};
+pub use self::microbatch::{BatchSize, Microbatch, MicrobatchWindow};
 pub use self::overwrite::Overwrite;
+pub use self::replace_where::{InsertOverwrite, ReplaceWhere};
+pub use self::rows::{Delete, Update};
 pub use self::safe_append::SafeAppend;
+pub use self::scd2::Scd2;
 
-/// A strategy by its name, as configuration files write it.
+/// A strategy by its name, as configuration files write it; for those that need no options ([`StrategyConfig`] makes the others).
 ///
 /// # Errors
-/// [`ErrorKind::InvalidInput`](duckrun_core::ErrorKind::InvalidInput) with the names that exist.
+/// [`ErrorKind::InvalidInput`](duckrun_core::ErrorKind::InvalidInput) with the names that exist, or the options that are missing.
 ///
 /// ```
 /// assert_eq!(duckrun_delta::strategy_by_name("safeappend")?.name(), "safeappend");
 /// assert!(duckrun_delta::strategy_by_name("upsrt").is_err());
+/// assert!(duckrun_delta::strategy_by_name("merge").unwrap_err().message().contains("unique_key"));
 /// # Ok::<(), duckrun_core::Error>(())
 /// ```
 pub fn strategy_by_name(name: &str) -> Result<Arc<dyn Strategy>> {
-    match name {
-        "overwrite" => Ok(Arc::new(Overwrite::default())),
-        "append" => Ok(Arc::new(Append::default())),
-        "safeappend" => Ok(Arc::new(SafeAppend)),
-        other => {
-            Err(Error::invalid(format!("there is no strategy {other:?}; there are overwrite, append and safeappend")))
-        }
-    }
+    StrategyConfig { strategy: Some(name.to_owned()), ..StrategyConfig::default() }.build()
 }
 
 /// The problems of the table's options that no snapshot is needed to see.
@@ -82,6 +94,7 @@ pub(crate) fn validate_options(options: &TableOptions) -> Vec<String> {
             _ => {}
         }
     }
+    problems.extend(options.contract.iter().flat_map(contract::problems));
     problems
 }
 
@@ -92,6 +105,12 @@ pub(crate) fn replacement(
     incoming: &SchemaRef,
     conflict: ConflictPolicy,
 ) -> Result<WritePlan> {
+    let plan = rebuilt(strategy, target, incoming, conflict)?;
+    contract::complete(plan, target, incoming)
+}
+
+/// The same without the contract's checks, for tables with other columns than the SQL yields.
+fn rebuilt(strategy: &str, target: &TableState, incoming: &SchemaRef, conflict: ConflictPolicy) -> Result<WritePlan> {
     if incoming.fields().is_empty() {
         return Err(Error::invalid("the SQL yields no columns"));
     }
@@ -106,7 +125,7 @@ pub(crate) fn replacement(
     };
     let action = if existing.is_some() { WriteAction::Overwrite } else { WriteAction::Append };
     let action = if strategy == "overwrite" { WriteAction::Overwrite } else { action };
-    let schema = nullable(incoming);
+    let schema = contract::created(nullable(incoming), options);
     let mut plan = WritePlan::new(strategy, action, schema.clone(), partition_columns.clone(), conflict);
     let mut metadata = MetadataChange::default();
     match existing {
@@ -214,10 +233,61 @@ pub(crate) fn addition(
     conflict: ConflictPolicy,
 ) -> Result<WritePlan> {
     check_partitions(table, &target.options)?;
-    let Fit { schema, added, warnings } = fit(&table.schema, incoming, target.options.on_schema_change)?;
-    let mut plan = WritePlan::new(strategy, WriteAction::Append, schema, table.partition_columns.clone(), conflict);
-    plan.metadata.schema = added;
+    let mut fit = fit(&table.schema, incoming, target.options.on_schema_change)?;
+    fit.check_required()?;
+    fit.warn_dropped(|_| false);
+    let plan = change(strategy, WriteAction::Append, table, target, fit, conflict);
+    contract::complete(plan, target, incoming)
+}
+
+/// The plan of changing a table that exists, without contract and constraints.
+fn change(
+    strategy: &str,
+    action: WriteAction,
+    table: &TableFacts,
+    target: &TableState,
+    fit: Fit,
+    conflict: ConflictPolicy,
+) -> WritePlan {
+    let mut plan = WritePlan::new(strategy, action, fit.schema, table.partition_columns.clone(), conflict);
+    plan.metadata.schema = fit.added;
     comments(&mut plan.metadata, Some(table), &target.options);
-    plan.warnings = warnings;
-    Ok(plan)
+    plan.warnings = fit.warnings;
+    plan
+}
+
+/// The table that is changed; `None` where it is created or rebuilt.
+fn changed(target: &TableState) -> Option<&TableFacts> {
+    target.existing.as_ref().filter(|_| !target.options.full_refresh)
+}
+
+/// Columns as the schema spells them; every one that it lacks is a problem.
+fn resolve(what: &str, names: &[String], schema: &Schema, whose: &str, problems: &mut Vec<String>) -> Vec<String> {
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        match fit::find(schema, name) {
+            Some(field) => found.push(field.name().clone()),
+            None => {
+                let all: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+                problems.push(format!("{what} names the column {name:?}, which {whose} lacks ({})", all.join(", ")));
+            }
+        }
+    }
+    found
+}
+
+/// The problems of a list of columns that no schema is needed to see.
+fn column_problems(what: &str, columns: &[String]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if columns.is_empty() {
+        problems.push(format!("{what} names no column"));
+    }
+    for (i, column) in columns.iter().enumerate() {
+        if column.is_empty() {
+            problems.push(format!("{what} has a column without a name"));
+        } else if columns[..i].iter().any(|c| c.to_lowercase() == column.to_lowercase()) {
+            problems.push(format!("{what} names {column:?} twice"));
+        }
+    }
+    problems
 }

@@ -1,0 +1,108 @@
+//! Maintenance that dies: at every call of the store, and dropped at every point where it waits. The table reads the same.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use duckrun::Session;
+use duckrun::core::maintenance::Action;
+use duckrun_testkit::{Fault, FaultyStore};
+use futures::StreamExt;
+use object_store::memory::InMemory;
+
+use crate::maintained::{World, clean};
+
+/// Everything at once: files are rewritten, deleted, the log is folded up.
+fn all(session: &Session) -> duckrun::Maintain {
+    session
+        .maintain("a.t")
+        .unsafe_retention()
+        .compact()
+        .z_order(["n"])
+        .vacuum(Duration::ZERO)
+        .checkpoint()
+        .action(Action::CleanLog { retention: Duration::ZERO })
+}
+
+async fn fragments(world: &World) -> Session {
+    let session = world.session().maintenance(false).await.unwrap();
+    for n in 0..4 {
+        let model = session.model("a.t").sql(format!("select {n}::bigint as n"));
+        model.run().await.unwrap().committed().map(drop).unwrap();
+    }
+    session
+}
+
+/// From the call `at` on everything fails, as when the process or its network dies (with a lost answer: only that call); later all
+/// is well again. Returns how many calls there were.
+async fn fault_at(fault: Option<Fault>, at: usize) -> usize {
+    let store = FaultyStore::new(InMemory::new());
+    let world = World::within(store.clone());
+    let session = fragments(&world).await;
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    store.set_rule(move |_, _| {
+        let call = counted.fetch_add(1, Ordering::SeqCst);
+        fault.filter(|f| call == at || (*f != Fault::LostAnswer && call > at && call < at + 40))
+    });
+    let report = all(&session).run().await;
+    store.set_rule(|_, _| None);
+    let (version, rows) = world.read("a.t").await;
+    assert_eq!(rows, [0, 1, 2, 3], "{fault:?} at call {at}, v{version}: {report:?}");
+    // And the next maintenance ends well.
+    drop(clean(session.maintain("a.t").compact().checkpoint()).await);
+    assert_eq!(world.read("a.t").await.1, [0, 1, 2, 3], "{fault:?} at call {at}");
+    count.load(Ordering::SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_fault_at_every_call_of_the_store() {
+    let calls = fault_at(None, 0).await;
+    assert!(calls > 40, "{calls}");
+    let faults = [Fault::Denied, Fault::LostRequest, Fault::LostAnswer];
+    let all = faults.into_iter().flat_map(|fault| (0..calls).map(move |at| tokio::spawn(fault_at(Some(fault), at))));
+    // Side by side: what waits for answers sleeps most of the time.
+    let mut done = futures::stream::iter(all).buffer_unordered(32);
+    while let Some(one) = done.next().await {
+        one.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_wherever_it_waits() {
+    for world in [World::local as fn() -> World, World::memory] {
+        for polls in (0..).map(|n: usize| n + n * n / 20) {
+            let world = world();
+            let session = fragments(&world).await;
+            let mut done = false;
+            {
+                let mut future = pin!(all(&session).run());
+                let mut left = polls;
+                std::future::poll_fn(|cx| {
+                    if left == 0 {
+                        return Poll::Ready(());
+                    }
+                    left -= 1;
+                    match future.as_mut().poll(cx) {
+                        Poll::Ready(report) => {
+                            assert!(report.unwrap().is_clean());
+                            done = true;
+                            Poll::Ready(())
+                        }
+                        Poll::Pending => Poll::Pending,
+                    }
+                })
+                .await;
+            }
+            let (version, rows) = world.read("a.t").await;
+            assert_eq!(rows, [0, 1, 2, 3], "after {polls} polls, v{version}");
+            drop(clean(session.maintain("a.t").compact().checkpoint()).await);
+            assert_eq!(world.read("a.t").await.1, [0, 1, 2, 3], "after {polls} polls");
+            if done {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Strategies that change rows, end to end: what they leave in the table, in its history, and what they do not touch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use duckrun::core::NullKeys;
+use duckrun::delta::{DeleteInsert, FullSync, Insert, InsertOverwrite, Merge, ReplaceWhere, Scd2};
+use duckrun::{CommitOutcome, ErrorKind, Nothing, Phase, SchemaChange};
+
+use crate::support::Lake;
+
+const BASE: &str = "select i::int as id, 'old ' || i as msg, (i % 3)::int as grp from range(6) t(i)";
+
+async fn lake(partitioned: bool) -> Lake {
+    let lake = Lake::new().await;
+    let mut model = lake.session.model("mart.t").sql(BASE);
+    if partitioned {
+        model = model.partition_by(["grp"]);
+    }
+    model.run().await.unwrap().committed().map(drop).unwrap();
+    lake
+}
+
+async fn all(lake: &Lake) -> Vec<String> {
+    lake.rows("select id, msg, grp from mart.t order by all").await
+}
+
+#[tokio::test]
+async fn an_upsert_updates_and_inserts_and_the_history_says_so() {
+    for partitioned in [false, true] {
+        let lake = lake(partitioned).await;
+        let report = lake
+            .session
+            .model("mart.t")
+            .sql("select * from (values (1, 'new 1', 1), (9, 'new 9', 0)) v(id, msg, grp)")
+            .strategy(Merge::on(["id"]))
+            .run()
+            .await
+            .unwrap();
+        let commit = report.committed().unwrap();
+        assert_eq!((commit.metrics().unwrap().rows_inserted, commit.metrics().unwrap().rows_updated), (1, 1));
+        assert_eq!(commit.metrics().unwrap().rows_deleted, Some(0));
+        let expected = ["0|old 0|0", "1|new 1|1", "2|old 2|2", "3|old 3|0", "4|old 4|1", "5|old 5|2", "9|new 9|0"];
+        assert_eq!(all(&lake).await, expected);
+        let log = std::fs::read_to_string(lake.folder("mart.t").join("_delta_log/00000000000000000001.json")).unwrap();
+        let info: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+        assert_eq!(info["commitInfo"]["operation"], "MERGE");
+        let metrics = &info["commitInfo"]["operationMetrics"];
+        assert_eq!(metrics["numTargetRowsInserted"], "1");
+        assert_eq!(metrics["numTargetRowsUpdated"], "1");
+        assert_eq!(metrics["numTargetRowsCopied"], if partitioned { "1" } else { "5" });
+        // The same again changes nothing and commits nothing.
+        let files = lake.state("mart.t");
+        let again = lake
+            .session
+            .model("mart.t")
+            .sql("select * from (values (1, 'new 1', 1), (9, 'new 9', 0)) v(id, msg, grp)")
+            .strategy(Merge::on(["id"]))
+            .run()
+            .await
+            .unwrap();
+        assert!(matches!(again.outcome, CommitOutcome::NothingToDo(Nothing::Unchanged)), "{again}");
+        assert_eq!(lake.state("mart.t"), files);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_changes_its_partition_moves() {
+    let lake = lake(true).await;
+    let report =
+        lake.session.model("mart.t").sql("select 1 as id, 2 as grp").strategy(Merge::on(["id"])).run().await.unwrap();
+    let commit = report.committed().unwrap();
+    assert_eq!((commit.metrics().unwrap().rows_inserted, commit.metrics().unwrap().rows_updated), (0, 1));
+    assert_eq!(lake.rows("select msg from mart.t where grp = 2 order by id").await, ["old 1", "old 2", "old 5"]);
+    assert_eq!(lake.rows("select count(*) from mart.t").await, ["6"]);
+}
+
+#[tokio::test]
+async fn an_insert_adds_absent_keys_and_commits_nothing_where_there_are_none() {
+    let lake = lake(false).await;
+    let insert = |sql: &str| lake.session.model("mart.t").sql(sql).strategy(Insert::on(["id"])).run();
+    let report = insert("select i::int as id, 'x' as msg, 0 as grp from range(4, 8) t(i)").await.unwrap();
+    assert_eq!(report.committed().unwrap().metrics().unwrap().rows_inserted, 2);
+    assert_eq!(
+        lake.rows("select id, msg from mart.t where id >= 4 order by id").await,
+        ["4|old 4", "5|old 5", "6|x", "7|x"]
+    );
+    let before = lake.state("mart.t");
+    let report = insert("select i::int as id, 'y' as msg, 0 as grp from range(4, 8) t(i)").await.unwrap();
+    assert!(matches!(report.outcome, CommitOutcome::NothingToDo(_)));
+    assert_eq!(lake.state("mart.t"), before);
+}
+
+#[tokio::test]
+async fn delete_insert_replaces_every_row_of_a_key() {
+    let lake = lake(false).await;
+    let report = lake
+        .session
+        .model("mart.t")
+        .sql("select * from (values (0, 'a', 0), (0, 'b', 0), (7, 'c', 1)) v(id, msg, grp)")
+        .strategy(DeleteInsert::on(["id"]))
+        .run()
+        .await
+        .unwrap();
+    let commit = report.committed().unwrap();
+    assert_eq!((commit.metrics().unwrap().rows_inserted, commit.metrics().unwrap().rows_deleted), (3, Some(1)));
+    assert_eq!(lake.rows("select id, msg from mart.t where id in (0, 7) order by all").await, ["0|a", "0|b", "7|c"]);
+}
+
+#[tokio::test]
+async fn replacements_take_out_what_they_name() {
+    let lake = lake(true).await;
+    let run = |sql: &str| lake.session.model("mart.t").sql(sql);
+    run("select 40 as id, 'w' as msg, 1 as grp")
+        .strategy(ReplaceWhere::new("id >= 4"))
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
+    assert_eq!(lake.rows("select id from mart.t order by id").await, ["0", "1", "2", "3", "40"]);
+    let before = lake.state("mart.t");
+    let outside =
+        run("select 3 as id, 'w' as msg, 1 as grp").strategy(ReplaceWhere::new("id >= 4")).run().await.unwrap_err();
+    assert_eq!(outside.kind(), ErrorKind::InvalidData, "{outside}");
+    assert_eq!(lake.state("mart.t"), before);
+    run("select 50 as id, 'p' as msg, 0 as grp")
+        .strategy(InsertOverwrite)
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
+    assert_eq!(lake.rows("select id from mart.t order by id").await, ["1", "2", "40", "50"]);
+}
+
+#[tokio::test]
+async fn rows_that_the_source_lacks_go() {
+    let lake = lake(false).await;
+    let report = lake
+        .session
+        .model("mart.t")
+        .sql("select 2 as id, 'old 2' as msg, 2 as grp union all select 8, 'n', 0")
+        .strategy(FullSync::on(["id"]))
+        .run()
+        .await
+        .unwrap();
+    let commit = report.committed().unwrap();
+    assert_eq!((commit.metrics().unwrap().rows_inserted, commit.metrics().unwrap().rows_updated), (1, 0));
+    assert_eq!(commit.metrics().unwrap().rows_deleted, Some(5));
+    assert_eq!(all(&lake).await, ["2|old 2|2", "8|n|0"]);
+}
+
+#[tokio::test]
+async fn history_keeps_versions_of_rows() {
+    let lake = Lake::new().await;
+    let run = |sql: &str| {
+        lake.session
+            .model("mart.h")
+            .sql(sql)
+            .strategy(Scd2::on(["id"]).updated_at("at").invalidate_hard_deletes())
+            .run()
+    };
+    run("select 1 as id, 'a' as v, timestamp '2024-01-01' as at union all select 2, 'b', timestamp '2024-01-01'")
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
+    let second = "select 1 as id, 'A' as v, timestamp '2024-02-01' as at";
+    run(second).await.unwrap().committed().map(drop).unwrap();
+    let rows = lake
+        .rows("select id, v, dbt_valid_from::date, dbt_valid_to is null from mart.h order by id, dbt_valid_from")
+        .await;
+    assert_eq!(rows, ["1|a|2024-01-01|false", "1|A|2024-02-01|true", "2|b|2024-01-01|false"]);
+    let before = lake.state("mart.h");
+    assert!(matches!(run(second).await.unwrap().outcome, CommitOutcome::NothingToDo(_)));
+    assert_eq!(lake.state("mart.h"), before);
+}
+
+#[tokio::test]
+async fn what_a_key_must_not_be_is_refused_before_anything_is_written() {
+    let lake = lake(false).await;
+    let before = lake.state("mart.t");
+    let run = |sql: &str, merge: Merge| lake.session.model("mart.t").sql(sql).strategy(merge).run();
+    let e = run("select 1 as id, 'a' as msg union all select 1, 'b'", Merge::on(["id"])).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidData);
+    assert!(e.message().contains("id = 1") && e.message().contains("2 incoming rows"), "{e}");
+    let e = run("select null::int as id, 'a' as msg", Merge::on(["id"])).await.unwrap_err();
+    assert!(e.message().contains("1 incoming rows have a NULL"), "{e}");
+    assert_eq!(lake.state("mart.t"), before);
+    let kept = Merge::on(["id"]).dedup_by("msg desc");
+    run("select 1 as id, 'a' as msg union all select 1, 'b'", kept).await.unwrap().committed().map(drop).unwrap();
+    assert_eq!(lake.rows("select msg from mart.t where id = 1").await, ["b"]);
+    let equal = || Merge::on(["id"]).null_keys(NullKeys::Equal);
+    run("select null::int as id, 'n' as msg", equal()).await.unwrap().committed().map(drop).unwrap();
+    run("select null::int as id, 'm' as msg", equal()).await.unwrap().committed().map(drop).unwrap();
+    assert_eq!(lake.rows("select msg from mart.t where id is null").await, ["m"]);
+}
+
+#[tokio::test]
+async fn new_columns_come_with_a_merge() {
+    let lake = lake(false).await;
+    lake.session
+        .model("mart.t")
+        .sql("select 1 as id, 'm' as msg, 7 as extra")
+        .strategy(Merge::on(["id"]))
+        .on_schema_change(SchemaChange::AppendNewColumns)
+        .run()
+        .await
+        .unwrap()
+        .committed()
+        .map(drop)
+        .unwrap();
+    let rows = lake.rows("select id, msg, extra, grp from mart.t where id < 2 order by id").await;
+    assert_eq!(rows, ["0|old 0|NULL|0", "1|m|7|1"]);
+}
+
+/// Cancelling at every progress report of every phase leaves the old table.
+#[tokio::test]
+async fn a_merge_can_be_cancelled_in_every_phase() {
+    let lake = lake(false).await;
+    lake.put("mart.t", "select i::int as id, 'many ' || i as msg, 0 as grp from range(10, 200000) t(i)").await;
+    let sql = "select i::int as id, 'new ' || i as msg, 1 as grp from range(0, 300000, 3) t(i)";
+    let before = lake.state("mart.t");
+    for wanted in [Phase::Matching, Phase::Writing, Phase::Committing] {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let sender = std::sync::Mutex::new(Some(sender));
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = seen.clone();
+        let run = lake
+            .session
+            .model("mart.t")
+            .sql(sql)
+            .strategy(Merge::on(["id"]))
+            .on_progress(move |p| {
+                if p.phase == wanted {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    if let Some(sender) = sender.lock().unwrap().take() {
+                        let _ = sender.send(());
+                    }
+                    if wanted == Phase::Committing {
+                        // Long enough for the drop to come before the put.
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                }
+            })
+            .run();
+        tokio::select! {
+            biased;
+            _ = receiver => {}
+            done = run => { done.unwrap().committed().map(drop).unwrap(); }
+        }
+        assert!(seen.load(Ordering::Relaxed) > 0, "{wanted} has progress");
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        if wanted != Phase::Committing {
+            let versions = lake.state("mart.t").0;
+            assert_eq!(versions, before.0, "{wanted}");
+        }
+    }
+}
