@@ -26,7 +26,10 @@ async fn write(session: &Session, name: &str, sql: &str) {
 /// A run reads its own table, other tables and its history through the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn sql_reads_tables_of_any_store() {
-    for session in [lake(InMemory::new()).await] {
+    let folder = tempfile::tempdir().unwrap();
+    // Lists in no order, as the trait allows; the log needs one.
+    let local = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    for session in [lake(InMemory::new()).await, lake(local).await] {
         write(&session, "a.t", "select i as n, 'x' || i as s, i % 3 as p from range(1000) t(i)").await;
         let more = "select n + 1000 as n, s, p from this where n < 10";
         session.model("a.t").sql(more).strategy(SafeAppend).run().await.unwrap().committed().map(drop).unwrap();
