@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use duckrun_core::{CommitRecord, Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -34,13 +34,15 @@ impl LogListing {
         self.commits.keys().next_back().copied().max(self.checkpoints.iter().max().copied())
     }
 
-    /// The commit times, made monotonic as the protocol asks ("Commit Timestamps"): a file system's clock may go back.
+    /// The commit times in milliseconds, made monotonic as the protocol asks ("Commit Timestamps"): a file system's clock may
+    /// go back.
     pub(crate) fn times(&self) -> BTreeMap<u64, DateTime<Utc>> {
         let mut latest: Option<DateTime<Utc>> = None;
         let monotonic = |(version, committed): (&u64, &DateTime<Utc>)| {
+            let committed = committed.trunc_subsecs(3);
             let committed = match latest {
-                Some(previous) if *committed <= previous => previous + chrono::Duration::milliseconds(1),
-                _ => *committed,
+                Some(previous) if committed <= previous => previous + chrono::Duration::milliseconds(1),
+                _ => committed,
             };
             latest = Some(committed);
             (*version, committed)

@@ -189,23 +189,23 @@ impl LoadedFiles for ByHistory {
             )
         };
         let commits = snapshot.history().await?;
-        let key = self.key();
+        let (key, fresh) = (self.key(), format!("{}.{FRESH}", self.key()));
+        // What was before the table was last replaced by a run of ours does not matter any more.
+        let since = commits.iter().rev().find(|c| c.recorded(&fresh).is_some()).map_or(0, |c| c.version);
+        let mut commits = commits.iter().filter(|c| c.version >= since);
         let mut names = BTreeSet::new();
-        for (expected, commit) in (0..=snapshot.version()).zip(commits.iter().map(Some).chain(std::iter::repeat(None)))
-        {
-            let Some(commit) = commit.filter(|c| c.version == expected) else {
-                return Err(lost(format!("version {expected} is no longer in the log")));
+        for version in since..=snapshot.version() {
+            let Some(commit) = commits.next().filter(|c| c.version == version) else {
+                return Err(lost(format!("version {version} is no longer in the log")));
             };
             if commit.operation() == Some("RESTORE") {
-                return Err(lost(format!("version {expected} restored the table to an older version")));
+                return Err(lost(format!("version {version} restored the table to an older version")));
             }
             let Some(recorded) = commit.recorded(&key) else { continue };
-            let unreadable =
-                || Error::corrupt(format!("version {expected} of the log has a record {key:?} that is not ours"));
-            let recorded: Vec<String> = serde_json::from_str(&recorded).map_err(|e| unreadable().with_source(e))?;
-            if commit.recorded(&format!("{key}.{FRESH}")).is_some() {
-                names.clear();
-            }
+            let recorded: Vec<String> = serde_json::from_str(&recorded).map_err(|e| {
+                Error::corrupt(format!("version {version} of the log has a record {key:?} that is not ours"))
+                    .with_source(e)
+            })?;
             names.extend(recorded);
         }
         Ok(names)

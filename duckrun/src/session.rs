@@ -10,7 +10,7 @@ use duckrun_core::duckdb::{Connection, DuckDb};
 use duckrun_core::maintenance::MaintenanceOptions;
 use duckrun_core::{
     At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
-    Snapshot, StorageOptions, SystemClock, TableName, TableStore, Value,
+    Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
 use duckrun_delta::{DeltaStore, Location, SqlExecutor, StoreRoot, WriterLock};
 use duckrun_maintenance::MaintenancePolicy;
@@ -26,6 +26,7 @@ use crate::maintain::Upkeep;
 use crate::model::Model;
 use crate::pins;
 use crate::table::Table;
+use crate::tables::DeltaTables;
 
 /// Where the tables of a session are: `<root>/<schema>/<table>`.
 #[derive(Clone)]
@@ -134,7 +135,7 @@ impl Session {
 
     /// Reads with SQL. Every Delta table that the SQL names is pinned; see [`Reader`] for other versions and parameters.
     pub fn sql(&self, sql: impl Into<String>) -> Reader {
-        Reader { session: self.clone(), query: Query::new(sql), pinned: Vec::new() }
+        Reader { session: self.clone(), query: Query::new(sql), pinned: Vec::new(), sources: Vec::new() }
     }
 
     /// The store of the root, and the root's place in it.
@@ -344,12 +345,19 @@ pub struct Reader {
     session: Session,
     query: Query,
     pinned: Vec<(String, At)>,
+    sources: Vec<(String, Arc<dyn Source>)>,
 }
 
 impl Reader {
     /// Pins a table to another version than the newest.
     pub fn at(mut self, table: impl Into<String>, at: At) -> Self {
         self.pinned.push((table.into(), at));
+        self
+    }
+
+    /// A source, visible to the SQL under a name.
+    pub fn source(mut self, name: impl Into<String>, source: impl Source + 'static) -> Self {
+        self.sources.push((name.into(), Arc::new(source)));
         self
     }
 
@@ -369,6 +377,11 @@ impl Reader {
         let mut requested = Vec::new();
         for (name, at) in &self.pinned {
             requested.push((name.parse::<TableName>()?, *at));
+        }
+        let seen = SourceContext::new(&cx).with_engine(engine.as_ref()).with_tables(&DeltaTables);
+        for (alias, source) in &self.sources {
+            let resolved = source.resolve(&seen).await.map_err(|e| e.or_table(format!("source {alias}")))?;
+            engine.register(&RelationName::bare(alias)?, resolved.relation).await?;
         }
         let references = engine.references(&self.query.sql).await?;
         for (name, relation, at) in pins::resolve(&references, None, &requested) {

@@ -14,5 +14,6 @@ mod merges;
 mod readers;
 mod reading;
 mod runs;
+mod sources;
 mod stores;
 mod support;

@@ -337,7 +337,7 @@ fn spread(add: &serde_json::Value) -> (i64, i64) {
 async fn statistics_come_from_the_log() {
     let lake = Lake::new().await;
     let session = quiet(&lake).await;
-    let store = || session.table("a.t").unwrap();
+    let store = || session.table("a.t").unwrap().store().clone();
     let maintenance = DeltaMaintenance::new(store(), MaintenanceOptions::default());
     let cx = context();
     for n in 0..7 {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use duckrun::core::NullKeys;
-use duckrun::delta::{DeleteInsert, FullSync, Insert, InsertOverwrite, Merge, ReplaceWhere, Scd2};
+use duckrun::delta::{
+    BatchSize, DeleteInsert, FullSync, Insert, InsertOverwrite, Merge, Microbatch, ReplaceWhere, Scd2,
+};
 use duckrun::{CommitOutcome, ErrorKind, Nothing, Phase, SchemaChange};
 
 use crate::support::Lake;
@@ -137,6 +139,27 @@ async fn replacements_take_out_what_they_name() {
 }
 
 #[tokio::test]
+async fn a_window_is_replaced_and_what_lies_outside_is_left_out() {
+    let lake = Lake::new().await;
+    let rows = "select i as id, timestamp '2024-01-30' + to_days(i::int) as at from range(5) t(i)";
+    lake.put("mart.e", rows).await;
+    let strategy = Microbatch::new("at", BatchSize::Month)
+        .begin("2024-01-01T00:00:00Z".parse().unwrap())
+        .end("2024-03-01T00:00:00Z".parse().unwrap());
+    let report = lake
+        .session
+        .model("mart.e")
+        .sql("select 100 + i as id, timestamp '2024-01-31' + to_days((30 * i)::int) as at from range(3) t(i)")
+        .strategy(strategy)
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(report.windows.len(), 2, "{report}");
+    report.committed().map(drop).unwrap();
+    assert_eq!(lake.rows("select id, at::date from mart.e order by at").await, ["100|2024-01-31"]);
+}
+
+#[tokio::test]
 async fn rows_that_the_source_lacks_go() {
     let lake = lake(false).await;
     let report = lake
@@ -178,6 +201,22 @@ async fn history_keeps_versions_of_rows() {
     let before = lake.state("mart.h");
     assert!(matches!(run(second).await.unwrap().outcome, CommitOutcome::NothingToDo(_)));
     assert_eq!(lake.state("mart.h"), before);
+}
+
+#[tokio::test]
+async fn tables_are_changed_in_place() {
+    let lake = lake(true).await;
+    let table = lake.session.table("mart.t").unwrap();
+    let report = table.update([("msg", "'<' || msg || '>'")], Some("id < 2")).run().await.unwrap();
+    assert_eq!(report.committed().unwrap().metrics().unwrap().rows_updated, 2);
+    let report = table.delete("grp = 2").run().await.unwrap();
+    assert_eq!(report.committed().unwrap().metrics().unwrap().rows_deleted, Some(2));
+    assert_eq!(all(&lake).await, ["0|<old 0>|0", "1|<old 1>|1", "3|old 3|0", "4|old 4|1"]);
+    let report = table.update([("grp", "9")], Some("id = 3")).run().await.unwrap();
+    assert_eq!(report.committed().unwrap().metrics().unwrap().rows_updated, 1);
+    assert_eq!(lake.rows("select id from mart.t where grp = 9").await, ["3"]);
+    table.delete_all().run().await.unwrap().committed().map(drop).unwrap();
+    assert_eq!(lake.rows("select count(*) from mart.t").await, ["0"]);
 }
 
 #[tokio::test]

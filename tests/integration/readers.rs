@@ -116,7 +116,7 @@ fn compare(reader: &str, table: &Table, version: u64, theirs: &Seen, ours: &Seen
 }
 
 #[allow(clippy::explicit_write, reason = "the test harness would swallow what eprintln! prints")]
-fn skipped(what: &str, why: &str) {
+pub(crate) fn skipped(what: &str, why: &str) {
     writeln!(std::io::stderr(), "skipped: {what}: {why}").unwrap();
 }
 
@@ -133,8 +133,8 @@ fn equal<T: PartialEq + Debug>(theirs: Vec<T>, ours: Vec<T>, place: &str) {
     assert_eq!(theirs.len(), ours.len(), "{place}: number of rows");
 }
 
-/// The Python of a virtual environment that has what `read.py` needs, or why there is none.
-fn installed() -> Result<PathBuf, String> {
+/// The Python of a virtual environment that has what the scripts need, or why there is none.
+pub(crate) fn installed() -> Result<PathBuf, String> {
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("readers/requirements.txt");
     let wanted = fs::read_to_string(&requirements).map_err(|e| e.to_string())?;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readers");
@@ -145,7 +145,7 @@ fn installed() -> Result<PathBuf, String> {
     let (venv, done) = (folder.join("venv"), folder.join("installed.txt"));
     let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     // Written last, so a half-made environment is not taken for a whole one; the environment may also have lost its Python.
-    let usable = || run(Command::new(&python).args(["-c", "import deltalake, duckdb, pyarrow"]));
+    let usable = || run(Command::new(&python).args(["-c", "import deltalake, duckdb, fastavro, pyarrow, pyiceberg"]));
     if fs::read_to_string(&done).is_ok_and(|made| made == wanted) && usable().is_ok() {
         return Ok(python);
     }

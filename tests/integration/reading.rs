@@ -213,16 +213,25 @@ async fn features_that_could_be_misread_are_refused_by_name() {
         }
         assert_eq!(lake.state("a.t"), before);
     }
-    // Readable, but a writer would break what it promises.
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_constraint_of_the_table_holds_for_what_is_written() {
     let lake = ten_rows().await;
     edit_log(&lake.folder("a.t"), 0, |action| {
         if action.get("metaData").is_some() {
             action["metaData"]["configuration"]["delta.constraints.positive"] = json!("n > 0");
         }
     });
+    let before = lake.state("a.t");
     assert_eq!(lake.rows("select count(*) from a.t").await, ["30"]);
-    let error = lake.session.model("a.t").sql("select -1::bigint as n").run().await.unwrap_err();
-    assert!(error.to_string().contains("checkConstraints"), "{error}");
+    for sql in ["select -1::bigint as n", "select null::bigint as n"] {
+        let error = lake.session.model("a.t").sql(sql).run().await.map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.message().contains("\"positive\"") && error.message().contains("1 rows"), "{error}");
+    }
+    assert_eq!(lake.state("a.t"), before);
+    lake.put("a.t", "select 7::bigint as n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The suites. A new one is a file here and a line in [`SUITES`].
 
+mod sources;
 mod write;
 mod write_subjects;
 
@@ -29,7 +30,7 @@ pub(crate) struct Case {
     pub(crate) operations: u64,
 }
 
-const SUITES: &[Suite] = &[write::SUITE];
+const SUITES: &[Suite] = &[write::SUITE, sources::SUITE];
 
 /// The suite of that name, or an error that lists the suites.
 pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {

@@ -142,20 +142,20 @@ fn datafusion(job: &Job) -> SessionContext {
 }
 
 /// Nothing but a commit will do: there is nobody to be in conflict with.
-fn committed(report: &Report) -> Result<()> {
+pub(super) fn committed(report: &Report) -> Result<()> {
     report.version().map(|_| ()).ok_or_else(|| report.to_string().into())
 }
 
-async fn session(job: &Job) -> Result<Session> {
+pub(super) async fn session(job: &Job) -> Result<Session> {
     let memory = MemorySettings { threads: Some(job.threads), ..MemorySettings::default() };
     Ok(Session::open(&job.output).writable().memory(memory).await?)
 }
 
-fn files(job: &Job) -> FileOptions {
+pub(super) fn files(job: &Job) -> FileOptions {
     FileOptions { compression: job.codec.compression(), ..FileOptions::default() }
 }
 
-fn runtime(job: &Job) -> Result<Runtime> {
+pub(super) fn runtime(job: &Job) -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(job.threads).enable_all().build()?)
 }
 
@@ -165,7 +165,7 @@ fn query(job: &Job) -> Result<String> {
 }
 
 /// DuckDB's COPY with the codec, level and row groups that duckrun's defaults have.
-fn copy(job: &Job, query: &str, target: &Path, more: &str) -> Result<String> {
+pub(super) fn copy(job: &Job, query: &str, target: &Path, more: &str) -> Result<String> {
     let level = match job.codec {
         Codec::Zstd => format!(", compression_level {}", Codec::ZSTD_LEVEL),
         Codec::Snappy => String::new(),
@@ -178,7 +178,7 @@ fn copy(job: &Job, query: &str, target: &Path, more: &str) -> Result<String> {
     ))
 }
 
-fn quoted(path: &Path) -> Result<String> {
+pub(super) fn quoted(path: &Path) -> Result<String> {
     Ok(format!("'{}'", utf8(path)?.replace('\'', "''")))
 }
 
