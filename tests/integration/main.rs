@@ -3,7 +3,9 @@
 
 mod bad_input;
 mod concurrency;
+mod emulators;
 mod exactly_once;
+mod jobs;
 mod maintained;
 mod maintenance;
 mod maintenance_corruption;
@@ -15,5 +17,6 @@ mod readers;
 mod reading;
 mod runs;
 mod sources;
+mod store_faults;
 mod stores;
 mod support;

@@ -5,12 +5,14 @@
 //! small helpers to read tables back ([`rows`]).
 
 mod counting;
+mod emulator;
 mod faulty;
 #[cfg(target_os = "linux")]
 mod group;
 mod read;
 
 pub use counting::{CountingStore, Requests};
+pub use emulator::{Emulated, Emulator};
 pub use faulty::{Fault, FaultyStore, Operation};
 #[cfg(target_os = "linux")]
 pub use group::MemoryGroup;
