@@ -97,7 +97,7 @@ async fn every_strategy_survives_every_fault() {
         }
     }
     println!("{runs} runs with a fault: {refused} refused, {unknown} unknown, the others as if nothing had happened");
-    assert!(runs > 300, "{runs}");
+    assert!(runs > 200, "{runs}");
 }
 
 /// A store that accepts a second put that must create is refused before anything is written; a lock lets it be written.

@@ -1,4 +1,5 @@
-//! What the log needs of a store beyond the trait: sorted listings of the log, and tokens replaced after a refusal.
+//! What readers and the log need of a store beyond the trait: whole bodies, sorted listings of the log, and tokens that are
+//! replaced after a refusal.
 
 use std::fmt;
 use std::future::Future;
@@ -12,8 +13,9 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result, coalesce_ranges,
 };
 
 use super::tokens::Tokens;
@@ -27,7 +29,9 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Wraps every store that is not the local disk.
 ///
-/// Listings of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the store
+/// A body has as many bytes as its range, or ends with an error: a commit that is cut at the end of a line still parses, and
+/// `object_store::coalesce_ranges` panics on a short answer. One that breaks off is continued from there, a few times. Listings
+/// of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the store
 /// answers with 401 is made once more with a fresh token. Reads that fail at once for a reason that may pass are repeated,
 /// for stores whose clients do not; writes are not: whether they took effect is settled where that is known.
 #[derive(Clone, Debug)]
@@ -107,11 +111,27 @@ impl ObjectStore for Steady {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.read(|| self.inner.get_opts(path, options.clone())).await
+        let head = options.head;
+        let (if_match, version) = (options.if_match.clone(), options.version.clone());
+        let GetResult { payload, meta, range, attributes } =
+            self.read(|| self.inner.get_opts(path, options.clone())).await?;
+        let payload = match payload {
+            GetResultPayload::Stream(body) if !head => {
+                let if_match = if_match.or_else(|| meta.e_tag.clone());
+                let options = GetOptions { if_match, version, ..GetOptions::default() };
+                let (store, path) = (self.inner.clone(), path.clone());
+                let body = Body { store, path, options, body, at: range.start, end: range.end, left: TRIES - 1 };
+                GetResultPayload::Stream(futures::stream::try_unfold(body, Body::next).boxed())
+            }
+            other => other,
+        };
+        Ok(GetResult { payload, meta, range, attributes })
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.read(|| self.inner.get_ranges(path, ranges)).await
+        // Through `get_opts`, so that every piece is whole.
+        let get = |range| async move { self.get_range(path, range).await };
+        coalesce_ranges(ranges, get, OBJECT_STORE_COALESCE_DEFAULT).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -132,6 +152,45 @@ impl ObjectStore for Steady {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.authorised(|| self.inner.copy_opts(from, to, options.clone())).await
+    }
+}
+
+/// The body of a read, as far as it has come.
+struct Body {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    /// Of the requests that continue it: the same version of the object.
+    options: GetOptions,
+    body: BoxStream<'static, Result<Bytes>>,
+    at: u64,
+    end: u64,
+    left: u32,
+}
+
+impl Body {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        loop {
+            let failed = match self.body.next().await {
+                Some(Ok(chunk)) => {
+                    self.at += chunk.len() as u64;
+                    return Ok(Some((chunk, self)));
+                }
+                None if self.at >= self.end => return Ok(None),
+                None => Error::Generic { store: "object store", source: "a body ended before its range did".into() },
+                Some(Err(e)) => e,
+            };
+            if self.left == 0 || !matches!(failed, Error::Generic { .. }) {
+                return Err(failed);
+            }
+            self.left -= 1;
+            tokio::time::sleep(FIRST_PAUSE).await;
+            let range = Some(GetRange::Bounded(self.at..self.end));
+            let options = GetOptions { range, ..self.options.clone() };
+            self.body = match self.store.get_opts(&self.path, options).await {
+                Ok(rest) => rest.into_stream(),
+                Err(e) => futures::stream::once(async { Err(e) }).boxed(),
+            };
+        }
     }
 }
 
