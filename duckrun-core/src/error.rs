@@ -242,7 +242,14 @@ impl StdError for Error {
 
 impl From<duckrun_memory::Error> for Error {
     fn from(e: duckrun_memory::Error) -> Self {
-        Self::new(ErrorKind::ResourceExhausted, e.to_string()).with_source(e)
+        let kind = match &e {
+            duckrun_memory::Error::InvalidSettings { .. } => ErrorKind::InvalidInput,
+            duckrun_memory::Error::Spill { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                ErrorKind::PermissionDenied
+            }
+            _ => ErrorKind::ResourceExhausted,
+        };
+        Self::new(kind, e.to_string()).with_source(e)
     }
 }
 
@@ -255,6 +262,13 @@ mod tests {
         assert!(Error::problems(vec![]).is_none());
         let e = Error::problems(vec!["a is missing".into(), "b is forbidden".into()]).unwrap();
         assert_eq!(e.to_string(), "invalid input: 2 problems: a is missing; b is forbidden");
+    }
+
+    #[test]
+    fn settings_that_contradict_themselves_are_input_not_a_lack_of_memory() {
+        let settings = duckrun_memory::MemorySettings { concurrent_runs: 0, ..Default::default() };
+        let e = Error::from(settings.validate().unwrap_err());
+        assert_eq!(e.kind(), ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -20,7 +20,6 @@ mod maintenance;
 mod protocol;
 mod prune;
 mod read;
-#[allow(dead_code)]
 mod rewrite;
 #[allow(dead_code)]
 mod scan;

@@ -43,6 +43,24 @@ impl World {
         Self::within(InMemory::new())
     }
 
+    /// A local root with the same files.
+    pub(crate) fn copy(&self) -> Self {
+        fn copy(from: &FsPath, to: &FsPath) {
+            for entry in std::fs::read_dir(from).unwrap() {
+                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+                if from.is_dir() {
+                    std::fs::create_dir(&to).unwrap();
+                    copy(&from, &to);
+                } else {
+                    std::fs::copy(&from, &to).unwrap();
+                }
+            }
+        }
+        let world = Self::local();
+        copy(self.local.as_ref().unwrap().path(), world.local.as_ref().unwrap().path());
+        world
+    }
+
     pub(crate) fn folder(&self, table: &str) -> std::path::PathBuf {
         self.local.as_ref().unwrap().path().join(table.replace('.', "/"))
     }

@@ -37,10 +37,10 @@ async fn fragments(world: &World) -> Session {
 
 /// From the call `at` on everything fails, as when the process or its network dies (with a lost answer: only that call); later all
 /// is well again. Returns how many calls there were.
-async fn fault_at(fault: Option<Fault>, at: usize) -> usize {
-    let store = FaultyStore::new(InMemory::new());
+async fn fault_at(store: InMemory, fault: Option<Fault>, at: usize) -> usize {
+    let store = FaultyStore::new(store);
     let world = World::within(store.clone());
-    let session = fragments(&world).await;
+    let session = world.session().maintenance(false).await.unwrap();
     let count = Arc::new(AtomicUsize::new(0));
     let counted = count.clone();
     store.set_rule(move |_, _| {
@@ -59,10 +59,14 @@ async fn fault_at(fault: Option<Fault>, at: usize) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_fault_at_every_call_of_the_store() {
-    let calls = fault_at(None, 0).await;
+    let store = Arc::new(InMemory::new());
+    drop(fragments(&World::within(store.clone())).await);
+    let calls = fault_at(store.fork(), None, 0).await;
     assert!(calls > 40, "{calls}");
-    let faults = [Fault::Denied, Fault::LostRequest, Fault::LostAnswer];
-    let all = faults.into_iter().flat_map(|fault| (0..calls).map(move |at| tokio::spawn(fault_at(Some(fault), at))));
+    let cases = [Fault::Denied, Fault::LostRequest, Fault::LostAnswer]
+        .into_iter()
+        .flat_map(|f| (0..calls).map(move |at| (f, at)));
+    let all = cases.map(|(fault, at)| tokio::spawn(fault_at(store.fork(), Some(fault), at)));
     // Side by side: what waits for answers sleeps most of the time.
     let mut done = futures::stream::iter(all).buffer_unordered(32);
     while let Some(one) = done.next().await {
@@ -72,10 +76,13 @@ async fn a_fault_at_every_call_of_the_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_wherever_it_waits() {
-    for world in [World::local as fn() -> World, World::memory] {
-        for polls in (0..).map(|n: usize| n + n * n / 20) {
-            let world = world();
-            let session = fragments(&world).await;
+    let (local, store) = (World::local(), Arc::new(InMemory::new()));
+    drop(fragments(&local).await);
+    drop(fragments(&World::within(store.clone())).await);
+    for on_disk in [true, false] {
+        for polls in (0..).map(|n: usize| n + n * n / 10) {
+            let world = if on_disk { local.copy() } else { World::within(store.fork()) };
+            let session = world.session().maintenance(false).await.unwrap();
             let mut done = false;
             {
                 let mut future = pin!(all(&session).run());

@@ -295,3 +295,73 @@ fn broken(e: arrow::error::ArrowError) -> Error {
 fn spill_error(e: ParquetError) -> Error {
     Error::new(ErrorKind::ResourceExhausted, format!("sorted rows cannot be spilled: {e}")).with_source(e)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::Int64Type;
+    use duckrun_memory::{EffectiveLimit, Job, MemorySample, MemorySettings, SpillDir, plan};
+
+    /// A context whose rows must fit in [`LEAST`] bytes.
+    fn tight(spill: Option<Arc<SpillDir>>) -> RunContext {
+        let settings = MemorySettings::with_limit(2 << 30);
+        let limit = EffectiveLimit::detect(&MemorySample::default(), &settings);
+        let mut plan = plan(&limit, &settings, Job::Compact).unwrap();
+        (plan.engine, plan.delta_rs) = (0, 0);
+        RunContext::new(plan).with_spill(spill)
+    }
+
+    fn rows(count: i64) -> (SchemaRef, Vec<RecordBatch>) {
+        let fields = vec![Field::new("n", DataType::Int64, true), Field::new("text", DataType::Utf8, true)];
+        let schema = Arc::new(Schema::new(fields));
+        let batch = |from: i64| {
+            let n: Vec<i64> = (from..(from + 5_000).min(count)).collect();
+            let text: StringArray = n.iter().map(|n| (n % 5 != 0).then(|| format!("row {n}"))).collect();
+            RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(n)), Arc::new(text)]).unwrap()
+        };
+        (schema.clone(), (0..count).step_by(5_000).map(batch).collect())
+    }
+
+    /// Few distinct keys, so that the order of equal ones shows.
+    fn key(n: i64) -> u128 {
+        u128::from((n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) << 90
+    }
+
+    fn keys(batch: &RecordBatch) -> Result<Vec<u128>> {
+        Ok(batch.column(0).as_primitive::<Int64Type>().values().iter().map(|n| key(*n)).collect())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_come_out_in_order_whether_they_fit_or_not() {
+        for (count, spills) in [(0, false), (20_000, false), (600_000, true)] {
+            let settings = MemorySettings::default();
+            let spill = Arc::new(SpillDir::create(&duckrun_memory::SpillPlan::new(&settings.spill, 1)).unwrap());
+            let (schema, batches) = rows(count);
+            let cx = tight(Some(spill.clone()));
+            let rows = BatchStream::from_batches(schema, batches);
+            let sorted = sorted(&cx, rows, keys).await.unwrap();
+            assert_eq!(spill.used_bytes() > 1 << 20, spills);
+            let mut expected: Vec<i64> = (0..count).collect();
+            expected.sort_by_key(|n| key(*n));
+            let mut have = Vec::new();
+            for batch in sorted.collect().await.unwrap() {
+                let texts = batch.column(1).as_string::<i32>();
+                for (i, n) in batch.column(0).as_primitive::<Int64Type>().values().iter().enumerate() {
+                    let text = texts.is_valid(i).then(|| texts.value(i).to_owned());
+                    assert_eq!(text, (n % 5 != 0).then(|| format!("row {n}")));
+                    have.push(*n);
+                }
+            }
+            assert_eq!(have, expected);
+            assert!(spill.used_bytes() < 1 << 20, "runs are gone with the stream");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_place_to_spill_it_says_so() {
+        let (schema, batches) = rows(600_000);
+        let error = sorted(&tight(None), BatchStream::from_batches(schema, batches), keys).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    }
+}

@@ -19,7 +19,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::changes::{Columns, Patch};
 use super::column::{Encoder, Input, Shared};
-use super::group::{Outcome, RowGroup, Work, process};
+use super::group::{Outcome, RowGroup, Work, start};
 use super::produce::{Next, Producer};
 use crate::scan::TableShape;
 use crate::snapshot::{DeltaSnapshot, LiveFile};
@@ -178,9 +178,10 @@ async fn rewrite(shared: &Arc<Shared>, producer: Producer, in_flight: usize, out
         let work = futures::stream::try_unfold(producer, |mut producer| async move {
             Ok::<_, Error>(producer.next().await?.map(|next| (next, producer)))
         });
-        let made = work.map_ok(|next: Next| async move {
+        let made = work.map_ok(|next: Next| {
             let (number, input) = (next.number, Arc::clone(&next.work.input));
-            process(shared, next.work, false).await.map(|outcome| (number, input, outcome))
+            let started = start(shared, next.work, false);
+            async move { started.await.map(|outcome| (number, input, outcome)) }
         });
         let mut made = std::pin::pin!(made.try_buffered(in_flight));
         while let Some(outcome) = made.try_next().await? {
@@ -236,7 +237,7 @@ impl Out<'_> {
         let (shared, input) = (Arc::clone(&self.shared), Arc::clone(&current.input));
         let needed = futures::stream::iter(unchanged).map(|(group, rows)| {
             let work = Work { input: Arc::clone(&input), group, rows, patch: Patch::default(), memory: None };
-            process(&shared, work, true)
+            start(&shared, work, true)
         });
         let mut needed = std::pin::pin!(needed.buffered(self.in_flight));
         while let Some(outcome) = needed.try_next().await? {

@@ -1,14 +1,16 @@
 //! One row group, or a part of one: its columns side by side on blocking threads.
 
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
 use arrow::array::ArrayRef;
 use duckrun_core::{Error, Result};
 use futures::future::try_join_all;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::changes::{Happens, Patch, events};
 use super::column::{Done, Input, Segment, Shared, Task};
@@ -51,7 +53,34 @@ pub(super) struct RowGroup {
 }
 
 /// Looks at rows, and makes a row group of them if something in them or (`needed`) elsewhere in their file changes.
-pub(super) async fn process(shared: &Arc<Shared>, work: Work, needed: bool) -> Result<Outcome> {
+///
+/// It begins at once and as a task of its own: permits of the workers go round in turns, and one that is given to a future
+/// that nobody polls would stop them all.
+pub(super) fn start(shared: &Arc<Shared>, work: Work, needed: bool) -> Started {
+    let shared = Arc::clone(shared);
+    Started(tokio::spawn(async move { process(&shared, work, needed).await }))
+}
+
+/// Work that was begun, and stops when this is dropped.
+#[derive(Debug)]
+pub(super) struct Started(JoinHandle<Result<Outcome>>);
+
+impl Future for Started {
+    type Output = Result<Outcome>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = std::task::ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(done.map_err(|e| Error::internal(format!("the work on a row group stopped: {e}"))).flatten())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn process(shared: &Arc<Shared>, work: Work, needed: bool) -> Result<Outcome> {
     let Work { input, group, rows, patch, memory } = work;
     let needed = needed || input.changed.load(Ordering::Relaxed);
     if patch.is_empty() && !needed {

@@ -8,7 +8,9 @@ use duckrun_core::{
 
 use super::expr::{self, Columns, Scope};
 use super::merge::keys;
-use super::{change, changed, check_partitions, column_problems, contract, fit, replacement, validate_options};
+use super::{
+    change, changed, check_partitions, column_problems, contract, fit, replacement, serializable, validate_options,
+};
 
 /// Deletes the rows whose key occurs among the incoming rows and inserts those, in one commit. Several incoming rows may have
 /// one key: all of them are in the table afterwards.
@@ -83,7 +85,7 @@ impl Strategy for DeleteInsert {
             .collect::<Result<_>>()?;
         let rows = self.replaced(keys(&self.keys, &table.schema, &fit.incoming)?, predicates);
         let action = WriteAction::Replace(Box::new(ReplacePlan::new(rows, fit.incoming.clone())));
-        let plan = change(self.name(), action, table, target, fit, ConflictPolicy::Serializable);
+        let plan = change(self.name(), action, table, target, fit, serializable(target));
         contract::complete(plan, target, incoming)
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::expr::{source_column, target_column};
 use super::fit::find;
-use super::{change, changed, check_partitions, contract, fit, replacement, validate_options};
+use super::{change, changed, check_partitions, contract, fit, replacement, serializable, validate_options};
 
 /// Most windows of one run.
 const MAX_WINDOWS: usize = 100_000;
@@ -310,7 +310,7 @@ impl Strategy for MicrobatchWindow {
         let mut replace = ReplacePlan::new(Replaced::Where(axis.rows()), fit.incoming.clone());
         axis.incoming(&mut replace);
         let action = WriteAction::Replace(Box::new(replace));
-        let plan = change(self.name(), action, table, target, fit, ConflictPolicy::Serializable);
+        let plan = change(self.name(), action, table, target, fit, serializable(target));
         contract::complete(plan, target, incoming)
     }
 }

@@ -4,6 +4,8 @@
 //! validated all the same.
 
 mod append;
+#[cfg(test)]
+mod changes_tests;
 mod config;
 mod contract;
 mod delete_insert;
@@ -254,6 +256,15 @@ fn change(
     comments(&mut plan.metadata, Some(table), &target.options);
     plan.warnings = fit.warnings;
     plan
+}
+
+/// What may be committed beside a change that reads the rows it names: what does not touch them. A SQL that reads the table itself
+/// may have read any row.
+fn serializable(target: &TableState) -> ConflictPolicy {
+    match target.reads_target {
+        true => ConflictPolicy::CompareAndSwap,
+        false => ConflictPolicy::Serializable,
+    }
 }
 
 /// The table that is changed; `None` where it is created or rebuilt.

@@ -15,7 +15,9 @@ use duckrun_core::{
 
 use super::expr::{self, Columns, source_column, target_column};
 use super::merge::{duplicates, keys, shared};
-use super::{change, changed, check_partitions, column_problems, contract, fit, rebuilt, resolve, validate_options};
+use super::{
+    change, changed, check_partitions, column_problems, contract, fit, rebuilt, resolve, serializable, validate_options,
+};
 
 const SCD_ID: &str = "dbt_scd_id";
 const UPDATED_AT: &str = "dbt_updated_at";
@@ -282,7 +284,7 @@ impl Strategy for Scd2 {
             merge.clauses.push(Clause::new(When::NotMatchedBySource, Some(current), close(&now)));
         }
         let action = WriteAction::Merge(Box::new(merge));
-        let plan = change(self.name(), action, table, target, fit, ConflictPolicy::Serializable);
+        let plan = change(self.name(), action, table, target, fit, serializable(target));
         contract::complete(plan, target, incoming)
     }
 }

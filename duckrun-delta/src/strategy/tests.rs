@@ -52,7 +52,9 @@ fn columns_fit_by_name_and_widen() {
 fn every_mode_of_schema_change() {
     let t = schema(&[("a", DataType::Int64), ("b", DataType::Utf8)]);
     let incoming = schema(&[("a", DataType::Int64), ("c", DataType::Date32)]);
-    let ignored = fit(&t, &incoming, SchemaChange::Ignore).unwrap();
+    let mut ignored = fit(&t, &incoming, SchemaChange::Ignore).unwrap();
+    assert_eq!(ignored.dropped, ["c"]);
+    ignored.warn_dropped(|_| false);
     assert_eq!((ignored.schema.fields().len(), ignored.warnings.len()), (2, 1));
     let added = fit(&t, &incoming, SchemaChange::AppendNewColumns).unwrap();
     assert_eq!(added.added.unwrap().field(2).name(), "c");
@@ -60,6 +62,20 @@ fn every_mode_of_schema_change() {
     assert!(synced.warnings[0].contains("\"b\"") && synced.warnings[0].contains("never dropped"));
     let e = fit(&t, &incoming, SchemaChange::Fail).unwrap_err();
     assert!(e.message().contains("added [c], missing [b], retyped []"), "{e}");
+}
+
+#[test]
+fn what_cannot_fit_is_listed_at_once() {
+    let t = schema(&[("a", DataType::Int32), ("b", DataType::Int32), ("c", DataType::Utf8)]);
+    let both = schema(&[("a", DataType::Float64), ("b", DataType::Utf8), ("c", DataType::Utf8)]);
+    let e = fit(&t, &both, SchemaChange::AppendNewColumns).unwrap_err();
+    assert!(e.message().contains("\"a\" is Float64") && e.message().contains("\"b\" is Utf8"), "{e}");
+    let twins = schema(&[("a", DataType::Int32), ("A", DataType::Int32)]);
+    assert!(fit(&t, &twins, SchemaChange::Ignore).unwrap_err().message().contains("differ only in case"));
+    let table = Schema::new(vec![Field::new("a", DataType::Int32, false), Field::new("b", DataType::Int32, true)]);
+    let f = fit(&table, &schema(&[("B", DataType::Int16)]), SchemaChange::Ignore).unwrap();
+    assert!(f.check_required().unwrap_err().message().contains("\"a\" must not be NULL"));
+    assert_eq!((f.incoming.field(0).name().as_str(), f.incoming.field(0).data_type()), ("b", &DataType::Int32));
 }
 
 #[test]

@@ -28,8 +28,23 @@ pub(crate) struct Args {
     pub(crate) case: Option<String>,
     pub(crate) subject: Option<String>,
     pub(crate) data: PathBuf,
+    /// The memory limit in MiB.
+    pub(crate) limit_mb: Option<u64>,
+    /// How many times the limit the data are.
+    pub(crate) times: u64,
+    /// Plans without the floors, to see what they have to be.
+    pub(crate) no_floors: bool,
+    /// Only tables of this many files.
+    pub(crate) files: Option<u64>,
     pub(crate) keep: bool,
     pub(crate) json: bool,
+}
+
+impl Args {
+    /// The memory limit in bytes.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        self.limit_mb.map(|mib| mib.saturating_mul(1 << 20))
+    }
 }
 
 /// Parses the arguments after the program's name.
@@ -46,6 +61,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Command> 
         case: None,
         subject: None,
         data: data::default_dir(),
+        limit_mb: None,
+        times: 10,
+        no_floors: false,
+        files: None,
         keep: false,
         json: false,
     };
@@ -62,6 +81,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Command> 
             "--case" => args.case = Some(value()?),
             "--subject" => args.subject = Some(value()?),
             "--data" => args.data = PathBuf::from(value()?),
+            "--limit-mb" => args.limit_mb = Some(number(&word, &value()?)?),
+            "--times" => args.times = number(&word, &value()?)?,
+            "--no-floors" => args.no_floors = true,
+            "--files" => args.files = Some(number(&word, &value()?)?),
             "--keep" => args.keep = true,
             "--json" => args.json = true,
             _ if word.starts_with('-') => return Err(format!("unknown option {word}\n\n{}", usage()).into()),
@@ -93,12 +116,21 @@ options:
   --runs N              measured runs per subject (5)
   --warm-up N           runs before them that are not counted (1)
   --codec zstd|snappy   compression of what is written (zstd, level 1)
+  --limit-mb N          memory limit in MiB: of suite memory; suite merge measures how it grows under it (see below)
+  --times N             suite memory: data of N times the limit (10)
+  --no-floors           suite memory: plan below the floors too, to find the limit at which a job breaks
+  --files N             suite merge: only tables of N files (of 1 and 10)
   --threads N           threads of every subject (as many as this process may use)
   --case NAME           only this case
   --subject NAME        only this subject
   --data DIR            where generated data and outputs go (a folder below cargo's target directory)
   --keep                leave what the last run of each subject wrote
   --json                one JSON object per case and subject instead of tables
+
+merge --rows 60_000_000 --limit-mb 2048 measures the scattered upsert on a tenth of the rows and on all of them, in a
+control group of the kernel with that limit, and says how much more ten times the rows take.
+
+memory runs each job in such a group and prints one line (or object) per job: limit, peak and outcome.
 
 RUST_LOG (for example RUST_LOG=duckrun=info) shows the subjects' own logs.",
         suites::listing(),
@@ -122,6 +154,8 @@ mod tests {
         let args = parsed("--rows 6_000 write --runs 3 --codec SNAPPY --json")?;
         assert_eq!((args.suite.as_str(), args.rows, args.runs), ("write", 6_000, 3));
         assert_eq!((args.codec, args.json, args.warm_up), (Codec::Snappy, true, 1));
+        let args = parsed("memory --limit-mb 512 --times 2")?;
+        assert_eq!((args.limit(), args.times), (Some(512 << 20), 2));
         Ok(())
     }
 

@@ -5,12 +5,15 @@
 //! opening an engine or a runtime counts. Wall time is that of the job alone. All this is Linux's; elsewhere a run fails.
 
 use std::fs;
+use std::io::{BufRead, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Instant;
 
-use duckrun::Compression;
+use duckrun::{Compression, WriteMetrics};
+use duckrun_testkit::MemoryGroup;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, suites};
@@ -21,12 +24,39 @@ pub(crate) struct Job {
     pub(crate) suite: String,
     pub(crate) case: String,
     pub(crate) subject: String,
-    /// The generated parquet file.
+    /// The parquet file that is read.
     pub(crate) input: PathBuf,
-    /// An empty folder.
+    /// The folder that is written to: empty, or the root of the table that is changed.
     pub(crate) output: PathBuf,
     pub(crate) codec: Codec,
     pub(crate) threads: usize,
+    /// The data files of the table that is changed, for subjects that know no table.
+    pub(crate) files: TableFiles,
+    /// The memory that the subject may use; otherwise what it detects.
+    pub(crate) limit: Option<Limit>,
+    /// Whether the plan's floors are put out of force.
+    pub(crate) no_floors: bool,
+}
+
+/// How a subject's memory is limited, in bytes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Limit {
+    /// By a group of the kernel, which the subject has to detect; the child begins when it is in the group.
+    Group(u64),
+    /// By a setting.
+    Setting(u64),
+}
+
+/// Data files of a table, seen from a change to it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct TableFiles {
+    /// Those that may hold a row that is looked for, by the range of the first key column.
+    pub(crate) scanned: Vec<PathBuf>,
+    /// Those that hold a row that changes.
+    pub(crate) touched: Vec<PathBuf>,
+    /// How many incoming rows are new.
+    pub(crate) inserted: u64,
 }
 
 /// The compression that all subjects of a case use.
@@ -71,8 +101,41 @@ impl FromStr for Codec {
     }
 }
 
+/// What a subject says of the job that it did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// What it changed, where it knows.
+    pub(crate) changes: Option<Changes>,
+    /// Why it did not begin: the memory is too little, and how much would do.
+    pub(crate) refused: Option<String>,
+}
+
+/// What a commit did to a table.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Changes {
+    pub(crate) rows_inserted: u64,
+    pub(crate) rows_updated: u64,
+    pub(crate) rows_deleted: u64,
+    pub(crate) rows_copied: u64,
+    pub(crate) files_added: u64,
+    pub(crate) files_removed: u64,
+}
+
+impl From<&WriteMetrics> for Changes {
+    fn from(m: &WriteMetrics) -> Self {
+        Self {
+            rows_inserted: m.rows_inserted,
+            rows_updated: m.rows_updated,
+            rows_deleted: m.rows_deleted.unwrap_or_default(),
+            rows_copied: m.rows_copied,
+            files_added: m.files_added,
+            files_removed: m.files_removed,
+        }
+    }
+}
+
 /// What a child measured of itself.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Figures {
     /// User and system time of the whole process, in seconds.
     pub(crate) cpu_s: f64,
@@ -80,34 +143,76 @@ pub(crate) struct Figures {
     pub(crate) wall_s: f64,
     /// The highest resident memory of the process, in millions of bytes.
     pub(crate) peak_mb: f64,
+    /// What the subject says of its work.
+    pub(crate) done: Done,
 }
 
-/// Runs a job in a child process.
+/// How a child ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It did its job, or refused it.
+    Well(Figures),
+    /// The kernel killed it.
+    Killed,
+    /// Anything else.
+    Badly(String),
+}
+
+/// Runs a job in a child process, which must end well.
 pub(crate) fn spawn(job: &Job) -> Result<Figures> {
-    let output = Command::new(std::env::current_exe()?)
+    match launch(job, None)? {
+        Ended::Well(figures) => Ok(figures),
+        Ended::Killed => Err(format!("{} / {}: the child was killed", job.case, job.subject).into()),
+        Ended::Badly(why) => Err(format!("{} / {}: {why}", job.case, job.subject).into()),
+    }
+}
+
+/// Runs a job in a child process, in a memory group if there is one.
+pub(crate) fn launch(job: &Job, group: Option<&MemoryGroup>) -> Result<Ended> {
+    let mut child = Command::new(std::env::current_exe()?)
         .arg("child")
         .arg(serde_json::to_string(job)?)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
-        .output()?;
-    let failed = |why: String| format!("{} / {}: {why}", job.case, job.subject);
-    if !output.status.success() {
-        return Err(failed(format!("the child ended with {}", output.status)).into());
+        .spawn()?;
+    if let Some(group) = group
+        && let Err(why) = group.take_in(&child)
+    {
+        child.kill()?;
+        child.wait()?;
+        return Err(why.into());
     }
+    // A child that waits for its group reads a line; the others never look.
+    let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(b"go\n"));
+    let output = child.wait_with_output()?;
+    if output.status.signal() == Some(libc::SIGKILL) {
+        return Ok(Ended::Killed);
+    }
+    if !output.status.success() {
+        return Ok(Ended::Badly(format!("the child ended with {}", output.status)));
+    }
+    told?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().last().unwrap_or_default();
-    serde_json::from_str(line).map_err(|e| failed(format!("unreadable figures {line:?}: {e}")).into())
+    Ok(match serde_json::from_str(line) {
+        Ok(figures) => Ended::Well(figures),
+        Err(e) => Ended::Badly(format!("unreadable figures {line:?}: {e}")),
+    })
 }
 
 /// Does a job in this process and prints the figures.
 pub(crate) fn serve(job: &Job) -> Result<()> {
+    if matches!(job.limit, Some(Limit::Group(_))) {
+        std::io::stdin().lock().read_line(&mut String::new())?;
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let suite = suites::by_name(&job.suite)?;
     let start = Instant::now();
-    (suite.run)(job)?;
+    let done = (suite.child)(job)?;
     let wall_s = start.elapsed().as_secs_f64();
-    let figures = Figures { cpu_s: cpu_seconds()?, wall_s, peak_mb: peak_mb()? };
+    let figures = Figures { cpu_s: cpu_seconds()?, wall_s, peak_mb: peak_mb()?, done };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }

@@ -41,6 +41,5 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let suite = suites::by_name(&args.suite)?;
-    runner::run(suite, args)
+    (suites::by_name(&args.suite)?.run)(args)
 }

@@ -62,7 +62,7 @@ fn walk(folder: &Path, found: &mut Found) -> Result<()> {
 }
 
 /// The files of a table's newest version, as delta-rs reads the log.
-fn live_files(table: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn live_files(table: &Path) -> Result<Vec<PathBuf>> {
     let url = Url::from_directory_path(table).map_err(|()| format!("{} is not absolute", table.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let opened = runtime.block_on(DeltaTableBuilder::from_url(url)?.load())?;

@@ -46,6 +46,28 @@ pub(crate) struct Aliases {
     pub(crate) source: Option<String>,
 }
 
+/// The names of the two sides that every expression knows.
+const TARGET: [&str; 2] = ["target", "DBT_INTERNAL_DEST"];
+const SOURCE: [&str; 2] = ["source", "DBT_INTERNAL_SOURCE"];
+
+impl Aliases {
+    /// What makes a name mean two things.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let clashes = |alias: &Option<String>, others: [&str; 2]| {
+            alias.as_ref().is_some_and(|a| a.is_empty() || others.iter().any(|o| o.eq_ignore_ascii_case(a)))
+        };
+        let same = match (&self.target, &self.source) {
+            (Some(t), Some(s)) => t.eq_ignore_ascii_case(s),
+            _ => false,
+        };
+        if same || clashes(&self.target, SOURCE) || clashes(&self.source, TARGET) {
+            problems.push("the aliases of the two sides must be two names, and not those of the other side".to_owned());
+        }
+        problems
+    }
+}
+
 /// The columns that expressions are resolved against.
 #[derive(Debug, Clone)]
 pub(crate) struct Columns {

@@ -11,7 +11,7 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::Location;
 
-use super::{Columns, Scope};
+use super::{Columns, SOURCE, Scope, TARGET};
 
 /// A side of the match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,11 +90,12 @@ impl<'a> Resolver<'a> {
 
     /// The side that a qualifier names.
     fn side(&self, qualifier: &str) -> Option<Side> {
-        let is = |names: &[Option<&str>]| names.iter().flatten().any(|n| n.eq_ignore_ascii_case(qualifier));
-        let aliases = &self.columns.aliases;
-        let side = if is(&[Some("target"), Some("DBT_INTERNAL_DEST"), aliases.target.as_deref()]) {
+        let is = |names: [&str; 2], alias: &Option<String>| {
+            names.iter().copied().chain(alias.as_deref()).any(|n| n.eq_ignore_ascii_case(qualifier))
+        };
+        let side = if is(TARGET, &self.columns.aliases.target) {
             Side::Target
-        } else if is(&[Some("source"), Some("DBT_INTERNAL_SOURCE"), aliases.source.as_deref()]) {
+        } else if is(SOURCE, &self.columns.aliases.source) {
             Side::Source
         } else {
             return None;

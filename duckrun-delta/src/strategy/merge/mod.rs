@@ -242,11 +242,7 @@ impl Merge {
         }
         problems.extend(clause::list_problems(&self.clauses));
         problems.extend(clause::list_problems(&self.missing));
-        if let (Some(t), Some(s)) = (&self.aliases.target, &self.aliases.source)
-            && (t.is_empty() || s.is_empty() || t.eq_ignore_ascii_case(s))
-        {
-            problems.push("the aliases of the two sides must be two names".to_owned());
-        }
+        problems.extend(self.aliases.problems());
         problems
     }
 

@@ -11,7 +11,7 @@ use duckrun_core::{
 use super::Merge;
 use super::clause::{Action, MergeClause};
 use crate::strategy::expr::{self, Columns, Scope, not_true, source_column};
-use crate::strategy::{Fit, change, changed, check_partitions, contract, fit, replacement, resolve};
+use crate::strategy::{Fit, change, changed, check_partitions, contract, fit, replacement, resolve, serializable};
 
 /// What the clauses are made of.
 struct Making<'a> {
@@ -49,7 +49,7 @@ pub(super) fn plan(merge: &Merge, name: &str, target: &TableState, incoming: &Sc
     let used = used(&plan);
     fit.warn_dropped(|column| used.contains(column));
     let action = WriteAction::Merge(Box::new(plan));
-    contract::complete(change(name, action, table, target, fit, ConflictPolicy::Serializable), target, incoming)
+    contract::complete(change(name, action, table, target, fit, serializable(target)), target, incoming)
 }
 
 /// A first run or a rebuild: everything that comes in is inserted, but for rows that are marked as deleted.
@@ -221,7 +221,9 @@ impl Making<'_> {
             };
             let then = match &clause.then {
                 Action::UpdateAll => {
-                    Then::Update(self.all().into_iter().filter(|a| !self.keys.contains(&a.column)).collect())
+                    let mut set = self.all();
+                    set.retain(|a| !self.keys.contains(&a.column));
+                    if set.is_empty() { Then::Nothing } else { Then::Update(set) }
                 }
                 Action::Update(set) => Then::Update(self.set(set, scope)?),
                 Action::Delete => Then::Delete,

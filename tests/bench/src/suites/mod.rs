@@ -1,24 +1,29 @@
 //! The suites. A new one is a file here and a line in [`SUITES`].
 
+mod lineitem;
+mod memory;
+mod merge;
+mod rewrite;
+mod shared;
 mod sources;
 mod write;
 mod write_subjects;
 
 use crate::Result;
 use crate::args::Args;
-use crate::child::{Codec, Job};
+use crate::child::{Codec, Done, Job};
 
 /// A group of cases under a name on the command line.
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// The cases, in the order in which they are run.
-    pub(crate) cases: fn(&Args) -> Vec<Case>,
+    /// Measures what the arguments ask for, and prints it.
+    pub(crate) run: fn(&Args) -> Result<()>,
     /// Does one subject's job in a child process.
-    pub(crate) run: fn(&Job) -> Result<()>,
+    pub(crate) child: fn(&Job) -> Result<Done>,
 }
 
-/// One task that all its subjects do.
+/// One task that all its subjects do, each into an empty folder.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
@@ -30,7 +35,7 @@ pub(crate) struct Case {
     pub(crate) operations: u64,
 }
 
-const SUITES: &[Suite] = &[write::SUITE, sources::SUITE];
+const SUITES: &[Suite] = &[write::SUITE, merge::SUITE, rewrite::SUITE, memory::SUITE, sources::SUITE];
 
 /// The suite of that name, or an error that lists the suites.
 pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {

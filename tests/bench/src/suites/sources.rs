@@ -18,14 +18,15 @@ use duckrun::arrow::array::AsArray;
 use duckrun::arrow::datatypes::Int64Type;
 use duckrun::sources::{Csv, Files, Listing, Parquet, Registry, Shape, infer};
 
-use super::write_subjects::{committed, copy, files, quoted, runtime, session};
+use super::shared::{copy, files, quoted, runtime, session};
+use super::write_subjects::committed;
 use super::{Case, Suite};
-use crate::Result;
 use crate::args::Args;
-use crate::child::Job;
+use crate::child::{Done, Job};
+use crate::{Result, runner};
 
 pub(super) const SUITE: Suite =
-    Suite { name: "sources", about: "listing, inference and reading of files, against plain DuckDB", cases, run };
+    Suite { name: "sources", about: "listing, inference and reading of files, against plain DuckDB", run, child };
 
 /// Files in the folders of the cases `csv_many`, `csv_load` and `parquet_many`.
 const MANY: u64 = 200;
@@ -33,6 +34,10 @@ const MANY: u64 = 200;
 const LISTED: usize = 100_000;
 /// Inferences in a run of the case `infer`.
 const INFERENCES: u64 = 10;
+
+fn run(args: &Args) -> Result<()> {
+    runner::run(SUITE.name, cases(args), args)
+}
 
 fn cases(args: &Args) -> Vec<Case> {
     let both: &[_] = &["ours", "limit"];
@@ -47,7 +52,7 @@ fn cases(args: &Args) -> Vec<Case> {
     ]
 }
 
-fn run(job: &Job) -> Result<()> {
+fn child(job: &Job) -> Result<Done> {
     let ours = job.subject == "ours";
     match job.case.as_str() {
         "infer" => inferences(),
@@ -58,6 +63,7 @@ fn run(job: &Job) -> Result<()> {
         "csv_load" => load(job, ours),
         case => Err(format!("no case {case}").into()),
     }
+    .map(|()| Done::default())
 }
 
 fn inferences() -> Result<()> {

@@ -15,17 +15,21 @@
 
 use super::write_subjects as subjects;
 use super::{Case, Suite};
-use crate::Result;
 use crate::args::Args;
-use crate::child::{Codec, Job};
+use crate::child::{Codec, Done, Job};
+use crate::{Result, runner};
 
 /// Appends in a run of the `append_small` cases.
 pub(super) const APPENDS: u64 = 100;
 
 pub(super) const SUITE: Suite =
-    Suite { name: "write", about: "overwrite and append from SQL, against COPY and delta-rs", cases, run };
+    Suite { name: "write", about: "overwrite and append from SQL, against COPY and delta-rs", run, child };
 
 const OVERWRITE: &[&str] = &["ours", "limit", "limit_ordered", "delta_rs"];
+
+fn run(args: &Args) -> Result<()> {
+    runner::run(SUITE.name, cases(args), args)
+}
 
 fn cases(args: &Args) -> Vec<Case> {
     let overwrite =
@@ -49,7 +53,7 @@ fn cases(args: &Args) -> Vec<Case> {
     cases
 }
 
-fn run(job: &Job) -> Result<()> {
+fn child(job: &Job) -> Result<Done> {
     let partition_by = (job.case == "overwrite_partitioned").then_some("l_shipmode");
     let synced = job.case != "append_small_unsynced";
     match (job.case.as_str(), job.subject.as_str()) {
@@ -62,4 +66,5 @@ fn run(job: &Job) -> Result<()> {
         (_, "delta_rs") => subjects::delta_rs_overwrite(job, partition_by),
         (case, subject) => Err(format!("case {case} has no subject {subject}").into()),
     }
+    .map(|()| Done::default())
 }
