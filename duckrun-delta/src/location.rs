@@ -101,10 +101,19 @@ impl Location {
     }
 
     fn build(url: Url, display: String, root: Arc<dyn ObjectStore>, prefix: Path, local: Option<PathBuf>) -> Self {
+        // delta-rs looks for the log in the root store by the path of the URL it is given, which need not be the prefix: the URL of a
+        // OneLake item or of a caller's own store may say more or less.
+        let mut log_url = url.clone();
+        if local.is_none()
+            && let Ok(mut segments) = log_url.path_segments_mut()
+        {
+            let parts: Vec<String> = prefix.parts().map(|part| part.as_ref().to_owned()).collect();
+            segments.clear().extend(parts).push("");
+        }
         let guard = local.is_none().then(|| Guard::new(root.clone(), prefix.clone()));
         let root: Arc<dyn ObjectStore> = if local.is_some() { root } else { Arc::new(Steady::new(root)) };
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(root.clone(), prefix));
-        let log = default_logstore(store.clone(), root, &url, &StorageConfig::default());
+        let log = default_logstore(store.clone(), root, &log_url, &StorageConfig::default());
         Self { url, display, store, local, log, guard }
     }
 

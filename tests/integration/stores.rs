@@ -48,6 +48,22 @@ async fn sql_reads_tables_of_any_store() {
     }
 }
 
+/// The path in the store need not be that of the URL: the URLs of OneLake say more, and a caller's may say less.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_prefix_says_where_the_tables_are() {
+    let store = Arc::new(InMemory::new());
+    for url in
+        ["mem://lake/", "memory://lake/else/where", "https://onelake.dfs.fabric.microsoft.com/ws/my%20item/Tables"]
+    {
+        let url = Url::parse(url).unwrap();
+        let session = Session::open_in(url, store.clone(), "my item/Tables").writable().await.unwrap();
+        let append = session.model("a.t").sql("select 1 as n").strategy(Append::default());
+        append.run().await.unwrap().committed().map(drop).unwrap();
+    }
+    let session = lake(Arc::new(object_store::prefix::PrefixStore::new(store, "my item/Tables"))).await;
+    assert_eq!(rows(session.sql("select count(*)::bigint from a.t")).await, ["3"]);
+}
+
 /// The same parquet, local and remote, under the same queries.
 #[tokio::test(flavor = "multi_thread")]
 async fn remote_reads_answer_as_local_ones() {
@@ -155,5 +171,22 @@ async fn readers_side_by_side() {
     }
     while let Some(done) = readers.join_next().await {
         assert_eq!(done.unwrap(), ["20000"]);
+    }
+}
+
+/// What an append of one batch asks of a store, with a short log: each of its commits once or twice, listings, and two writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_takes_few_requests() {
+    let store = CountingStore::new(InMemory::new());
+    let session = lake(store.clone()).await;
+    write(&session, "a.t", "select 1 as n").await;
+    for strategy in ["append", "safeappend"] {
+        store.take();
+        let model = session.model("a.t").sql("select 2 as n").strategy_named(strategy);
+        model.run().await.unwrap().committed().map(drop).unwrap();
+        let paths = store.paths();
+        let asked = store.take();
+        assert_eq!(asked.puts, 2, "{paths:#?}");
+        assert!(asked.total() < 30, "{paths:#?}");
     }
 }
