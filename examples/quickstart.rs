@@ -15,7 +15,7 @@ use duckrun_examples::{bar, data, output_folder};
 
 /// The flights of the files that the table has no row of yet.
 fn load(lake: &Session, landing: &Path, files: &str) -> Model {
-    let files = Csv::glob(landing.join(files)).null_strings(["NA"]).filename_relative_to(landing);
+    let files = Csv::glob(landing.join(files)).rfc4180().null_strings(["NA"]).filename_relative_to(landing);
     lake.model("mart.flights")
         .source("landing", NewFiles::by_column(files))
         .sql("select * from landing")

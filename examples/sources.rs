@@ -70,9 +70,9 @@ async fn main() -> Result<()> {
             found.inferred.format,
             found.inferred.why.replace(&root.display().to_string(), "")
         );
-        let rows = lake.sql("select * from s").source("s", files.clone()).stream().await?;
-        let columns: Vec<String> =
-            rows.schema().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+        // Dropped at once: a stream holds the session's memory, and the next query would wait for it.
+        let schema = lake.sql("select * from s").source("s", files.clone()).stream().await?.schema().clone();
+        let columns: Vec<String> = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
         println!("  columns: {}", columns.join(", "));
         println!("{}", lake.sql("select count(*) as rows from s").source("s", files).to_table().await?);
     }

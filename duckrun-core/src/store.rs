@@ -465,6 +465,12 @@ pub trait Executor: Send + Sync + fmt::Debug {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with the reason.
     fn accepts(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()>;
 
+    /// The name of the executor that will carry a plan out, where this one hands it on to others.
+    fn chosen(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> String {
+        let _ = (at, plan);
+        self.name().to_owned()
+    }
+
     /// Runs the query, stages its rows, commits.
     ///
     /// # Errors

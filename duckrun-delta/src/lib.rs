@@ -12,8 +12,10 @@ mod changes;
 mod checkpoint;
 mod commit;
 mod deletion_vector;
+mod delta_rs;
 mod error;
 mod executor;
+mod fallback;
 mod history;
 mod location;
 mod maintenance;
@@ -21,7 +23,6 @@ mod protocol;
 mod prune;
 mod read;
 mod rewrite;
-#[allow(dead_code)]
 mod scan;
 mod schema;
 mod snapshot;
@@ -30,7 +31,9 @@ mod stores;
 mod strategy;
 mod write;
 
+pub use delta_rs::{DeltaRsExecutor, DeltaRsOptions};
 pub use executor::SqlExecutor;
+pub use fallback::FirstThatAccepts;
 pub use location::Location;
 pub use maintenance::{DeltaMaintenance, VacuumPlan};
 pub use snapshot::DeltaSnapshot;

@@ -155,6 +155,13 @@ macro_rules! setters {
 setters! { Csv:
     /// Tab-separated, in files that end in `.tsv`.
     tsv() => |f| *f = CsvFormat { delimiter: Some("\t".into()), name: "tsv".into(), ..f.clone() };
+    /// Exactly what RFC 4180 says: commas, a header line, values in double quotes where they need it, quotes doubled.
+    ///
+    /// With the whole dialect stated, by this or one by one, files that have the same header are sniffed once and not again
+    /// for every plan and every file, which makes many small files several times faster to read.
+    rfc4180() => |f| *f = CsvFormat {
+        delimiter: Some(",".into()), header: Some(true), quote: Some("\"".into()), escape: Some("\"".into()), ..f.clone()
+    };
     /// What separates values; up to four bytes.
     delimiter(text: impl Into<String>) => |f| f.delimiter = Some(text.into());
     /// Whether the first line holds the names.

@@ -221,14 +221,15 @@ fn suffix(path: &str) -> (String, Compression, String) {
 
 fn no_tables(listing: &Listing) -> Result<()> {
     let Some(table) = listing.tables.first() else { return Ok(()) };
-    let what = format!("{} is a {} table (it has {})", table.path, table.format, table.marker);
+    let article = if table.format.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    let what = format!("{} is {article} {} table (it has {})", table.path, table.format, table.marker);
     Err(Error::invalid(match listing.shape {
         Shape::Folder => format!(
-            "{what}: open it as a {} table; its files, read one by one, would bring back rows that are deleted",
+            "{what}: open it as {article} {} table; its files, read one by one, would bring back rows that are deleted",
             table.format
         ),
         _ => format!(
-            "{what}, and the glob {} names its data files: open it as a {} table, or force a format if deleted rows \
+            "{what}, and the glob {} names its data files: open it as {article} {} table, or force a format if deleted rows \
              are wanted",
             listing.location, table.format
         ),

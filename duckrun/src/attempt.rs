@@ -105,6 +105,7 @@ async fn repeated(model: &Model, name: &TableName, cx: &RunContext, waited: Dura
         return Ok(Report {
             table: name.to_string(),
             strategy: model.strategy.name().to_owned(),
+            executor: done.executor,
             read_version: done.read,
             outcome: done.outcome,
             warnings: done.warnings,
@@ -134,6 +135,7 @@ fn store(model: &Model, name: &TableName) -> Result<Arc<dyn TableStore>> {
 }
 
 struct Done {
+    executor: String,
     read: Option<u64>,
     outcome: CommitOutcome,
     warnings: Vec<String>,
@@ -205,6 +207,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
     }
     tracing::debug!(action = ?changes, conflict = ?plan.conflict, reads_target, "planned");
     let settings = engine.settings().await?;
+    let executor = model.session.inner.executor.chosen(at.as_deref(), &plan);
     let job = WriteJob {
         engine,
         store: store.as_ref(),
@@ -219,6 +222,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
     watch.end(Phase::Writing);
 
     let mut done = Done {
+        executor,
         read: at.as_ref().map(|s| s.version()),
         outcome,
         warnings,

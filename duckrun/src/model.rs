@@ -290,7 +290,11 @@ impl Model {
                 problems.extend(strategy.validate(&self.table));
                 self.strategy = strategy;
             }
-            Err(e) => problems.push(e.message().to_owned()),
+            Err(e) => {
+                problems.push(e.message().to_owned());
+                // What is wrong with the table's options is wrong under every strategy.
+                problems.extend(self.strategy.validate(&self.table));
+            }
         }
         let name = self.name.parse::<TableName>().map_err(|e| problems.push(e.message().to_owned())).ok();
         let sql = |sql: &Option<String>| sql.as_deref().is_some_and(|sql| !sql.trim().is_empty());

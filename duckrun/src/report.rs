@@ -24,6 +24,8 @@ pub struct Report {
     pub table: String,
     /// The strategy.
     pub strategy: String,
+    /// The executor that carried the plan out.
+    pub executor: String,
     /// The version that was read; `None` where the table did not exist.
     pub read_version: Option<u64>,
     /// How the commit ended.
@@ -77,6 +79,8 @@ pub struct Window {
 }
 
 /// A window that failed after others were done.
+///
+/// Windows that did not run are not caught up by the next run, which starts at its lookback: run it once with a begin and an end.
 #[non_exhaustive]
 #[derive(Debug)]
 pub struct FailedWindow {

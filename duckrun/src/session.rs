@@ -12,7 +12,7 @@ use duckrun_core::{
     At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
     Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
-use duckrun_delta::{DeltaStore, Location, SqlExecutor, StoreRoot, WriterLock};
+use duckrun_delta::{DeltaRsExecutor, DeltaStore, FirstThatAccepts, Location, SqlExecutor, StoreRoot, WriterLock};
 use duckrun_maintenance::MaintenancePolicy;
 use duckrun_memory::{
     EffectiveLimit, FairGovernor, Governor, Job, Lease, MemoryProbe, MemorySettings, SpillDir, SystemProbe,
@@ -197,7 +197,10 @@ impl SessionBuilder {
             root,
             writable: false,
             engine: Arc::new(DuckDb::in_memory()),
-            executor: Arc::new(SqlExecutor),
+            executor: Arc::new(FirstThatAccepts::new(vec![
+                Arc::new(SqlExecutor),
+                Arc::new(DeltaRsExecutor::default()),
+            ])),
             memory: MemorySettings::default(),
             probe: Arc::new(SystemProbe::new()),
             governor: Arc::new(FairGovernor::new()),
@@ -224,7 +227,7 @@ impl SessionBuilder {
         self.engine(Arc::new(DuckDb::with_connection(connection)))
     }
 
-    /// Another executor than [`SqlExecutor`].
+    /// Another executor than the default: [`SqlExecutor`], and [`DeltaRsExecutor`] for what it refuses.
     pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
         self.executor = executor;
         self

@@ -141,22 +141,22 @@ async fn replacements_take_out_what_they_name() {
 #[tokio::test]
 async fn a_window_is_replaced_and_what_lies_outside_is_left_out() {
     let lake = Lake::new().await;
-    let rows = "select i as id, timestamp '2024-01-30' + to_days(i::int) as at from range(5) t(i)";
+    let rows = "select i as id, timestamp '2024-01-30' + to_days(i::int) as moment from range(5) t(i)";
     lake.put("mart.e", rows).await;
-    let strategy = Microbatch::new("at", BatchSize::Month)
+    let strategy = Microbatch::new("moment", BatchSize::Month)
         .begin("2024-01-01T00:00:00Z".parse().unwrap())
         .end("2024-03-01T00:00:00Z".parse().unwrap());
     let report = lake
         .session
         .model("mart.e")
-        .sql("select 100 + i as id, timestamp '2024-01-31' + to_days((30 * i)::int) as at from range(3) t(i)")
+        .sql("select 100 + i as id, timestamp '2024-01-31' + to_days((30 * i)::int) as moment from range(3) t(i)")
         .strategy(strategy)
         .run()
         .await
         .unwrap();
     assert_eq!(report.windows.len(), 2, "{report}");
     report.committed().map(drop).unwrap();
-    assert_eq!(lake.rows("select id, at::date from mart.e order by at").await, ["100|2024-01-31"]);
+    assert_eq!(lake.rows("select id, moment::date from mart.e order by moment").await, ["100|2024-01-31"]);
 }
 
 #[tokio::test]
@@ -183,16 +183,16 @@ async fn history_keeps_versions_of_rows() {
         lake.session
             .model("mart.h")
             .sql(sql)
-            .strategy(Scd2::on(["id"]).updated_at("at").invalidate_hard_deletes())
+            .strategy(Scd2::on(["id"]).updated_at("moment").invalidate_hard_deletes())
             .run()
     };
-    run("select 1 as id, 'a' as v, timestamp '2024-01-01' as at union all select 2, 'b', timestamp '2024-01-01'")
+    run("select 1 as id, 'a' as v, timestamp '2024-01-01' as moment union all select 2, 'b', timestamp '2024-01-01'")
         .await
         .unwrap()
         .committed()
         .map(drop)
         .unwrap();
-    let second = "select 1 as id, 'A' as v, timestamp '2024-02-01' as at";
+    let second = "select 1 as id, 'A' as v, timestamp '2024-02-01' as moment";
     run(second).await.unwrap().committed().map(drop).unwrap();
     let rows = lake
         .rows("select id, v, dbt_valid_from::date, dbt_valid_to is null from mart.h order by id, dbt_valid_from")

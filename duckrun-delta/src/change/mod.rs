@@ -27,7 +27,8 @@ use duckrun_core::{
 };
 
 use self::incoming::{Rules, count, rows};
-use self::sql::{MATCHES, MergeSql, SOURCE, TARGET};
+pub(crate) use self::sql::SOURCE;
+use self::sql::{MATCHES, MergeSql, TARGET};
 use crate::executor::{discard, finish};
 
 /// One run of a plan that changes rows.
@@ -83,7 +84,13 @@ impl Work<'_> {
         }
         let mut done = Done::default();
         done.counts.source = source_rows;
-        match self.change(merge, &mut done).await {
+        // A merge counts every row that it takes out; where nothing matches there is none.
+        done.counts.deleted = Some(0);
+        // No incoming rows, no change: a source that failed to deliver does not count as one that lacks every row. What is left
+        // is a change of the table's columns.
+        let empty = merge.source && source_rows == 0 && self.at.is_some() && !merge.fresh;
+        let changed = if empty { Ok(()) } else { self.change(merge, &mut done).await };
+        match changed {
             Ok(()) => {}
             Err(e) => {
                 discard(self.cx, self.store, &done.staged).await;

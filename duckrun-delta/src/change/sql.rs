@@ -17,7 +17,7 @@ use duckrun_core::{
 };
 
 /// The relations of a merge. Hidden names, so that no user's SQL means them.
-pub(super) const SOURCE: &str = "__duckrun_source";
+pub(crate) const SOURCE: &str = "__duckrun_source";
 pub(super) const TARGET: &str = "__duckrun_target";
 pub(super) const MATCHES: &str = "__duckrun_matches";
 /// The number of the clause that applies to a match. A hidden name too: it stands beside the columns of the table.

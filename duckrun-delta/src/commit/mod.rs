@@ -16,14 +16,16 @@ mod tests;
 use std::time::Instant;
 
 use duckrun_core::{
-    At, Commit, CommitOutcome, ConflictPolicy, Error, ErrorKind, Intent, Nothing, Result, RunContext, Snapshot,
-    WriteAction, WriteMetrics,
+    AppTransaction, At, Commit, CommitOutcome, ConflictPolicy, Error, ErrorKind, Intent, Nothing, Result, RunContext,
+    Snapshot, WriteAction, WriteMetrics,
 };
 
 pub(crate) use self::conflict::CommitSummary;
 use self::conflict::{Stakes, Verdict};
 pub(crate) use self::maintain::{Kept, Since, Upkeep, VACUUM_APP, upkeep};
-use self::put::{Fate, settle};
+pub(crate) use self::put::Fate;
+use self::put::settle;
+pub(crate) use self::render::RUN_ID;
 use self::render::Rendered;
 use crate::history;
 use crate::location::Location;
@@ -254,6 +256,37 @@ async fn named(base: &DeltaSnapshot, paths: &[String]) -> Result<Vec<LiveFile>> 
         true => Ok(files),
         false => Err(Error::internal("a file that is to be removed is not in the snapshot that was read")),
     }
+}
+
+/// Puts a commit that was made elsewhere at exactly this version, and finds out what became of it. The bytes carry the run's id.
+pub(crate) async fn settle_bytes(
+    cx: &RunContext,
+    location: &Location,
+    version: u64,
+    bytes: bytes::Bytes,
+    sync: bool,
+) -> Result<Fate> {
+    settle(cx, location, version, &Rendered(bytes), sync).await
+}
+
+/// The outcome of a commit whose version somebody else has taken, for a write that any commit refuses.
+pub(crate) async fn conflict_after(
+    location: &Location,
+    read: u64,
+    transaction: Option<&AppTransaction>,
+) -> Result<CommitOutcome> {
+    let newest = history::list(location, Some(read + 1)).await?.newest().unwrap_or(read + 1).max(read + 1);
+    for version in read + 1..=newest {
+        let (Some(transaction), Some(bytes)) = (transaction, history::read_commit(location, version).await?) else {
+            continue;
+        };
+        if let Some(applied) = CommitSummary::parse(version, &bytes)?.app_version(&transaction.app_id)
+            && applied >= transaction.version
+        {
+            return Ok(CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version: applied }));
+        }
+    }
+    Ok(conflict(Some(read), read + 1, "the table was changed since it was read"))
 }
 
 /// Whether the log holds this run's commit, by its id: the proof that staged files may (or must not) be removed.

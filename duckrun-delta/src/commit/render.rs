@@ -9,7 +9,7 @@ use crate::protocol::{Metadata, Protocol};
 use crate::snapshot::{DeltaSnapshot, LiveFile};
 
 /// The key of a run's id in commit info. `txnId` is the protocol's name for it; Spark writes its own there.
-pub(super) const RUN_ID: &str = "txnId";
+pub(crate) const RUN_ID: &str = "txnId";
 
 /// The bytes of a commit. They do not depend on the version that they will get.
 #[derive(Debug, Clone)]

@@ -13,6 +13,7 @@ use duckrun_core::{
 };
 
 use crate::write::conform::conform;
+use crate::write::gather::bytes_of;
 use crate::write::layout::Layout;
 
 /// Which columns of the stream are what.
@@ -139,9 +140,9 @@ impl Checked {
         let taken = from..from + count;
         patch.rows.extend(self.rows[taken.clone()].iter().map(|r| r.unsigned_abs()));
         patch.deletes.extend_from_slice(&self.deletes[taken]);
-        patch.values.push(self.batch.slice(from, count));
-        let width = self.batch.get_array_memory_size() / self.batch.num_rows().max(1);
-        patch.bytes += (count * width) as u64;
+        let values = self.batch.slice(from, count);
+        patch.bytes += bytes_of(values.columns());
+        patch.values.push(values);
     }
 }
 

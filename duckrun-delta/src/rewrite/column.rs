@@ -19,7 +19,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescriptor;
 use tokio::sync::Semaphore;
 
-use super::changes::Happens;
+use super::changes::{Happens, Patch};
 use super::patch::{NewValues, apply, equality};
 use crate::scan::{Fetched, OpenFile};
 use crate::snapshot::LiveFile;
@@ -171,6 +171,12 @@ impl Task {
         let bytes: u64 = leaves.map(|leaf| group.column(leaf).uncompressed_size().unsigned_abs()).sum();
         let width = (bytes / group.num_rows().unsigned_abs().max(1)).max(1);
         ((PIECE_BYTES / width) as usize).clamp(PIECE_ROWS.start, PIECE_ROWS.end)
+    }
+
+    /// The column's new values, one for each row of the patch.
+    pub(super) fn new_values(&self, patch: &Patch) -> Result<ArrayRef> {
+        let at = self.shared.set[self.column].ok_or_else(|| Error::internal("a column that no update sets"))?;
+        patch.values(at, self.input.file.field(self.scanned()))
     }
 
     /// Decodes, patches and encodes the column.

@@ -97,24 +97,18 @@ pub(super) fn copy(task: &Task, root: usize, fetched: Fetched) -> Result<Option<
 
 /// The chunk's metadata without bounds that are in an order nobody defined.
 fn described_honestly(chunk: &ColumnChunkMetaData, order: ColumnOrder) -> Result<ColumnChunkMetaData> {
+    use Statistics as S;
     let Some(statistics) = chunk.statistics() else { return Ok(chunk.clone()) };
-    if !statistics.is_min_max_deprecated() && matches!(order, ColumnOrder::TYPE_DEFINED_ORDER(_)) {
+    // Old and undefined orders are signed, which is the right one for numbers (ours are never unsigned).
+    let signed = matches!(statistics, S::Int32(_) | S::Int64(_) | S::Float(_) | S::Double(_));
+    if signed || (!statistics.is_min_max_deprecated() && matches!(order, ColumnOrder::TYPE_DEFINED_ORDER(_))) {
         return Ok(chunk.clone());
     }
     let nulls = statistics.null_count_opt();
     let without = match statistics {
-        Statistics::Boolean(_) => Statistics::boolean(None, None, None, nulls, false),
-        Statistics::Int32(_) => Statistics::int32(None, None, None, nulls, false),
-        Statistics::Int64(_) => Statistics::int64(None, None, None, nulls, false),
-        Statistics::Int96(_) => Statistics::int96(None, None, None, nulls, false),
-        Statistics::Float(_) => Statistics::float(None, None, None, nulls, false),
-        Statistics::Double(_) => Statistics::double(None, None, None, nulls, false),
-        Statistics::ByteArray(_) => {
-            Statistics::ByteArray(ValueStatistics::<ByteArray>::new(None, None, None, nulls, false))
-        }
-        Statistics::FixedLenByteArray(_) => {
-            Statistics::FixedLenByteArray(ValueStatistics::new(None, None, None, nulls, false))
-        }
+        S::ByteArray(_) => S::ByteArray(ValueStatistics::<ByteArray>::new(None, None, None, nulls, false)),
+        S::FixedLenByteArray(_) => S::FixedLenByteArray(ValueStatistics::new(None, None, None, nulls, false)),
+        _ => return chunk.clone().into_builder().clear_statistics().build().map_err(encode_error),
     };
     chunk.clone().into_builder().set_statistics(without).build().map_err(encode_error)
 }

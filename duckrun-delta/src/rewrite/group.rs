@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use arrow::array::ArrayRef;
 use duckrun_core::{Error, Result};
 use futures::future::try_join_all;
 use tokio::sync::OwnedSemaphorePermit;
@@ -82,6 +81,7 @@ impl Drop for Started {
 
 async fn process(shared: &Arc<Shared>, work: Work, needed: bool) -> Result<Outcome> {
     let Work { input, group, rows, patch, memory } = work;
+    let patch = Arc::new(patch);
     let needed = needed || input.changed.load(Ordering::Relaxed);
     if patch.is_empty() && !needed {
         return Ok(Outcome::Same { group, rows });
@@ -116,12 +116,8 @@ async fn process(shared: &Arc<Shared>, work: Work, needed: bool) -> Result<Outco
     if tentative {
         let fetched = columns.fetch(&set).await?;
         let tried = set.iter().map(|column| {
-            let new = columns.new_values(&patch, *column);
-            let task = columns.task(*column, &fetched);
-            async move {
-                let new = new?;
-                blocking(shared, move || task.encode_if_changed(new)).await
-            }
+            let (task, patch) = (columns.task(*column, &fetched), Arc::clone(&patch));
+            blocking(shared, move || task.encode_if_changed(task.new_values(&patch)?))
         });
         for (column, tried) in set.iter().zip(try_join_all(tried).await?) {
             done[*column] = tried;
@@ -136,17 +132,15 @@ async fn process(shared: &Arc<Shared>, work: Work, needed: bool) -> Result<Outco
 
     let rest: Vec<usize> = (0..layout.columns.len()).filter(|c| done[*c].is_none()).collect();
     let fetched = columns.fetch(&rest).await?;
+    let compare = shared.skip_unchanged;
     let rest_done = rest.iter().map(|column| {
-        let new = match !tentative && set.contains(column) {
-            true => columns.new_values(&patch, *column).map(Some),
-            false => Ok(None),
-        };
-        let task = columns.task(*column, &fetched);
-        async move {
-            let new = new?.map(|array| NewValues::new(array, shared.skip_unchanged));
-            let keep = new.is_none() && goes == 0;
-            blocking(shared, move || if keep { task.keep() } else { task.encode(new) }).await
-        }
+        let (task, patch) = (columns.task(*column, &fetched), Arc::clone(&patch));
+        let patched = !tentative && set.contains(column);
+        blocking(shared, move || match patched {
+            true => task.encode(Some(NewValues::new(task.new_values(&patch)?, compare))),
+            false if goes == 0 => task.keep(),
+            false => task.encode(None),
+        })
     });
     for (column, finished) in rest.iter().zip(try_join_all(rest_done).await?) {
         done[*column] = Some(finished);
@@ -204,18 +198,12 @@ impl Columns<'_> {
         }
     }
 
-    fn new_values(&self, patch: &Patch, column: usize) -> Result<ArrayRef> {
-        let at = self.shared.set[column].ok_or_else(|| Error::internal("a column that no update sets"))?;
-        patch.values(at, self.input.file.field(self.shared.layout.columns[column].position))
-    }
-
     /// Whether updates change any value.
-    async fn any_differs(&self, patch: &Patch, set: &[usize]) -> Result<bool> {
+    async fn any_differs(&self, patch: &Arc<Patch>, set: &[usize]) -> Result<bool> {
         let fetched = self.fetch(set).await?;
         for column in set {
-            let new = self.new_values(patch, *column)?;
-            let task = self.task(*column, &fetched);
-            if blocking(self.shared, move || task.probe(&new)).await? {
+            let (task, patch) = (self.task(*column, &fetched), Arc::clone(patch));
+            if blocking(self.shared, move || task.probe(&task.new_values(&patch)?)).await? {
                 return Ok(true);
             }
         }

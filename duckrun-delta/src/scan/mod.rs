@@ -21,8 +21,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, UInt32Array, new_null_array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
+use arrow::error::ArrowError;
 use bytes::Bytes;
-use duckrun_core::{Error, Result};
+use duckrun_core::{Error, ErrorKind, Result};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
@@ -295,7 +296,7 @@ impl Pieces {
     fn piece(&mut self) -> Result<Option<Vec<ArrayRef>>> {
         let batch = match &mut self.reader {
             Some(reader) => match reader.next() {
-                Some(batch) => Some(batch.map_err(|e| corrupt(&self.name, &e.to_string()).with_source(e))?),
+                Some(batch) => Some(batch.map_err(|e| decode_error(&self.name, e))?),
                 None if self.left > 0 => return Err(corrupt(&self.name, "fewer rows than its footer says")),
                 None => return Ok(None),
             },
@@ -340,6 +341,13 @@ fn parquet_error(name: &str, e: ParquetError) -> Error {
         ParquetError::NYI(_) => Error::unsupported(format!("the file {name} cannot be read: {e}")).with_source(e),
         e => Error::corrupt(format!("the file {name} cannot be read: {e}")).with_source(e),
     }
+}
+
+/// A codec that this build lacks is no fault of the file.
+fn decode_error(name: &str, e: ArrowError) -> Error {
+    let text = format!("the file {name} cannot be decoded: {e}");
+    let kind = if text.contains("Disabled feature") { ErrorKind::Unsupported } else { ErrorKind::Corrupt };
+    Error::new(kind, text).with_source(e)
 }
 
 /// Reads the footer from the end of the file, twice where it is long.

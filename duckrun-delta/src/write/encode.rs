@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
-use duckrun_core::{Compression, Error, Result};
+use duckrun_core::{Compression, Error, FileOptions, Result};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression as Codec, ZstdLevel};
 use parquet::file::properties::{DEFAULT_CREATED_BY, EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -64,6 +64,15 @@ pub(crate) fn properties(codec: Codec) -> WriterPropertiesBuilder {
         .set_statistics_truncate_length(Some(TEXT_BYTES))
         .set_offset_index_disabled(true)
         .set_data_page_row_count_limit(usize::MAX)
+}
+
+/// Properties for files that delta-rs writes. It takes its statistics from the footer, so text is cut as parquet cuts it.
+pub(crate) fn parquet_properties(files: &FileOptions) -> Result<WriterProperties> {
+    Ok(WriterProperties::builder()
+        .set_created_by(format!("{DEFAULT_CREATED_BY} (build duckrun {})", env!("CARGO_PKG_VERSION")))
+        .set_compression(codec(files.compression)?)
+        .set_max_row_group_row_count(Some(files.row_group_rows))
+        .build())
 }
 
 /// Encodes a row group. Stops between two columns when the write is given up.

@@ -195,7 +195,7 @@ fn split_error(e: arrow::error::ArrowError) -> Error {
 }
 
 /// The memory of the rows that arrays show, whatever larger buffers they are slices of.
-fn bytes_of(columns: &[ArrayRef]) -> u64 {
+pub(crate) fn bytes_of(columns: &[ArrayRef]) -> u64 {
     columns
         .iter()
         .map(|c| {

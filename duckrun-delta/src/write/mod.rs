@@ -12,7 +12,7 @@ pub(crate) mod conform;
 mod dictionary;
 mod drive;
 pub(crate) mod encode;
-mod gather;
+pub(crate) mod gather;
 pub(crate) mod layout;
 pub(crate) mod litter;
 pub(crate) mod partition;
@@ -28,6 +28,7 @@ use duckrun_core::{BatchStream, Result, RunContext, Staged, WriteSpec};
 use object_store::ObjectStore;
 
 use drive::Drive;
+pub(crate) use encode::parquet_properties;
 
 /// Everything the writer must know beyond the [`WriteSpec`].
 #[derive(Debug, Clone)]

@@ -67,7 +67,8 @@ pub(crate) fn rounds<T>(
     Ok(runs)
 }
 
-fn print(case: &Case, summaries: &[Summary], json: bool) -> Result<()> {
+/// Prints a case, as a table or as JSON lines.
+pub(crate) fn print(case: &Case, summaries: &[Summary], json: bool) -> Result<()> {
     let Some(first) = summaries.first() else { return Ok(()) };
     if json {
         for summary in summaries {

@@ -90,6 +90,53 @@ async fn a_folder_of_each_kind_is_read_by_what_it_is() {
     assert_eq!(rows_of(&lake, ArrowIpc::file(one("arrow/a.arrow")), "select * from s").await, ["1|s1", "2|s2"]);
 }
 
+/// With the dialect stated the columns are sniffed once, where all headers are the same; the rows must be as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stated_dialect_reads_what_a_sniffed_one_reads() {
+    let lake = Lake::new().await;
+    let write = |folder: &str, files: &[&str]| {
+        for (i, content) in files.iter().enumerate() {
+            file(&lake, &format!("{folder}/{i}.csv"), content);
+        }
+        lake.root().join(folder)
+    };
+    let day = "n,s,day,at\n1,plain,2020-12-25,2020-12-25 10:00:00.5\n";
+    let quoted = "n,s,day,at\r\n2,\"a, b \"\"c\"\"\",,\r\n";
+    for (folder, files, expected) in [
+        // One header, one type, quotes in the second file only.
+        ("same", vec![day, quoted], vec!["1|plain|2020-12-25|2020-12-25T10:00:00.500", "2|a, b \"c\"|NULL|NULL"]),
+        ("quotes", vec!["n,s\n1,a\n", "n,s\n2,\"b, \"\"x\"\"\"\n"], vec!["1|a", "2|b, \"x\""]),
+        // Text in a later file makes the column text for all.
+        ("types", vec!["a\n1\n", "a\nx\n"], vec!["1", "x"]),
+        ("dates", vec!["d\n25/12/2020\n", "d\n26/12/2020\n"], vec!["2020-12-25", "2020-12-26"]),
+        // Other orders and additions are matched by name, not by position.
+        ("order", vec!["a,b\nx,y\n", "b,a\nw,v\n"], vec!["v|w", "x|y"]),
+        ("more", vec!["a\nx\n", "a,b\ny,z\n"], vec!["x", "y"]),
+        ("cells", vec!["\"a\n1\",b\n1,2\n", "\"a\n2\",b\n3,4\n"], vec![]),
+    ] {
+        let folder = write(folder, &files);
+        let source = Csv::folder(&folder).without_filename();
+        if expected.is_empty() {
+            // Headers of several lines that differ: refused, never taken for each other.
+            let e = error_of(&lake, source.rfc4180()).await;
+            assert!(e.contains("union_by_name"), "{e}");
+            continue;
+        }
+        assert_eq!(rows_of(&lake, source.clone(), "select * from s").await, expected, "{folder:?}");
+        assert_eq!(rows_of(&lake, source.clone().rfc4180(), "select * from s").await, expected, "{folder:?}, stated");
+        let typed = source.rfc4180().column_type("a", "VARCHAR");
+        if folder.ends_with("types") {
+            assert_eq!(rows_of(&lake, typed, "select a || '!' from s").await, ["1!", "x!"]);
+        }
+    }
+    // DuckDB 2.0 would lose the rows of the file with the other line ends.
+    let stated = Csv::folder(lake.root().join("same")).header(true).column("n", "BIGINT").column("s", "VARCHAR");
+    let e = error_of(&lake, stated.column("day", "DATE").column("at", "TIMESTAMP")).await;
+    assert!(e.contains("ROOT/same/0.csv and ROOT/same/1.csv end their lines differently"), "{e}");
+    let named = Csv::folder(lake.root().join("same")).rfc4180().filename_relative_to(lake.root());
+    assert_eq!(rows_of(&lake, named, "select n, filename from s").await, ["1|same/0.csv", "2|same/1.csv"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn arrow_files_and_streams_of_every_type() {
     let lake = Lake::new().await;

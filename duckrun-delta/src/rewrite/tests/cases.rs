@@ -7,6 +7,7 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::basic::{Compression as Codec, Encoding};
 use parquet::file::metadata::ParquetMetaData;
+use parquet::file::properties::EnabledStatistics;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use tokio_util::sync::CancellationToken;
 
@@ -328,4 +329,38 @@ async fn a_table_in_a_store_is_rewritten_there() {
     assert!(e.message().contains("350"), "{e}");
     let objects: Vec<_> = futures::TryStreamExt::try_collect(memory.list(Some(&prefix))).await.unwrap();
     assert_eq!(objects.len(), 3);
+}
+
+/// Offsets of page indexes and bloom filters that were copied along would point into the wrong file.
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_stay_behind_and_new_files_are_rewritten_again() {
+    let batch = simple(500);
+    let table = Table::new(&batch.schema(), &[]);
+    let properties = WriterProperties::builder()
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_data_page_row_count_limit(20)
+        .set_bloom_filter_enabled(true)
+        .set_max_row_group_row_count(Some(120))
+        .build();
+    let made = table.foreign("x.parquet", &batch, properties);
+    let mut at = table.commit(&[made]).await;
+    for (round, row) in [(0, 130), (1, 250), (2, 499)] {
+        let text = format!("round {round}");
+        let new = texts(&[Some(text.as_str())]);
+        let done = table.rewrite(&at, vec![changes(&[(0, row, Some(0))], &new)], true).await.unwrap();
+        let file = &done.staged.files[0];
+        let path = table.path(&file.path);
+        assert!(footer(&path).row_groups().iter().flat_map(|g| g.columns()).all(|c| {
+            c.bloom_filter_offset().is_none() && c.column_index_offset().is_none() && c.offset_index_offset().is_none()
+        }));
+        let rows = table.read(&at, file).await;
+        assert_eq!(rows.column(0), batch.column(0));
+        assert_eq!(rows.column(2), batch.column(2));
+        assert_eq!(rows.column(1).as_string::<i32>().value(row as usize), text);
+        let stats: serde_json::Value = serde_json::from_str(file.stats.as_deref().unwrap()).unwrap();
+        assert_eq!((&stats["minValues"]["n"], &stats["maxValues"]["n"]), (&json!(0), &json!(499)));
+        assert_eq!((&stats["minValues"]["f"], &stats["maxValues"]["f"]), (&json!(1.0), &json!(499.0)));
+        assert_eq!(stats["nullCount"], json!({"n": 0, "t": 0, "f": 100}));
+        at = table.commit(&[Made { path: file.path.clone(), stats: file.stats.clone(), ..Made::default() }]).await;
+    }
 }
