@@ -4,6 +4,8 @@
 //! What the log relies on: a put that must create fails where the object exists ([`guard`]), and a listing of the log is sorted
 //! ([`steady`]). Credentials are used here and shown nowhere.
 
+#[cfg(feature = "azure")]
+mod deletes;
 pub(crate) mod guard;
 pub(crate) mod lock;
 mod open;

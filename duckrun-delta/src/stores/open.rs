@@ -145,7 +145,10 @@ fn azure(
     retry: RetryConfig,
     tokens: Option<&Arc<Tokens>>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let mut builder = object_store::azure::MicrosoftAzureBuilder::new().with_url(url).with_retry(retry);
+    let mut builder = object_store::azure::MicrosoftAzureBuilder::new()
+        .with_url(url)
+        .with_retry(retry)
+        .with_http_connector(super::deletes::SingleDeletes::default());
     for (key, value) in options.expose() {
         if let Ok(key) = key.to_ascii_lowercase().parse() {
             builder = builder.with_config(key, value);
