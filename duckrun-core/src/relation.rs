@@ -101,7 +101,7 @@ pub struct FileSet {
     /// Whether the relation has two more columns, [`FILE_INDEX`](crate::FILE_INDEX) and [`ROW_NUMBER`](crate::ROW_NUMBER),
     /// which say where each row is.
     pub positions: bool,
-    /// The store, for files that the engine cannot reach by itself.
+    /// The store that serves the files, for files that are not local. It is rooted where the files' paths begin.
     pub store: Option<Arc<dyn ObjectStore>>,
 }
 

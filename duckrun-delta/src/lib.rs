@@ -27,6 +27,7 @@ mod scan;
 mod schema;
 mod snapshot;
 mod store;
+mod stores;
 mod strategy;
 mod write;
 
@@ -37,6 +38,7 @@ pub use location::Location;
 pub use maintenance::{DeltaMaintenance, VacuumPlan};
 pub use snapshot::DeltaSnapshot;
 pub use store::DeltaStore;
+pub use stores::{HeldLock, LeaseLock, StoreRoot, Token, TokenProvider, WriterLock};
 pub use strategy::{
     Append, BatchSize, CheckColumns, ClauseAction, ClauseConfig, Delete, DeleteInsert, FullSync, Insert,
     InsertOverwrite, Merge, MergeClause, Microbatch, MicrobatchWindow, Overwrite, ReplaceWhere, SafeAppend, Scd2,

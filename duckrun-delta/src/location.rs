@@ -12,6 +12,9 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use url::Url;
 
+use crate::stores::guard::Guard;
+use crate::stores::{Steady, StoreRoot, WriterLock};
+
 /// A table's folder in a store.
 #[derive(Clone)]
 pub struct Location {
@@ -20,6 +23,8 @@ pub struct Location {
     store: Arc<dyn ObjectStore>,
     local: Option<PathBuf>,
     log: LogStoreRef,
+    /// What must hold before the log is written; nothing where it is local.
+    guard: Option<Guard>,
 }
 
 impl Location {
@@ -52,9 +57,11 @@ impl Location {
             return Err(Error::invalid("the URL of a table must have a path"));
         }
         let mut url = url.clone();
-        // Credentials in a URL would travel with it into every message.
+        // Credentials in a URL would travel with it into every message. The user of an Azure URL is the container.
         let _ = url.set_password(None);
-        let _ = url.set_username("");
+        if !matches!(url.scheme(), "abfs" | "abfss" | "az") {
+            let _ = url.set_username("");
+        }
         url.set_query(None);
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
@@ -75,21 +82,39 @@ impl Location {
             let path = parsed.to_file_path().map_err(|()| Error::invalid("the file:// URL is not a local path"))?;
             return Self::local(path);
         }
-        // The store's own error may repeat an option's value, so it is not handed on.
-        let (store, prefix) = object_store::parse_url_opts(&parsed, options.expose()).map_err(|_| {
-            Error::invalid(format!(
-                "no store can be made for {}:// with these options; check their names and values, and that the cargo \
-                 feature of the store (s3, azure, gcs) is on",
-                parsed.scheme()
-            ))
-        })?;
-        Self::in_store(&parsed, Arc::from(store), &prefix)
+        Self::in_root(&StoreRoot::open(url, options)?)
+    }
+
+    /// The folder that a store was opened at.
+    ///
+    /// # Errors
+    /// As [`in_store`](Self::in_store).
+    pub fn in_root(root: &StoreRoot) -> Result<Self> {
+        Self::in_store(root.url(), root.store().clone(), root.prefix())
+    }
+
+    /// Puts commits under a lock, for a store without conditional puts. See [`WriterLock`] for what that cannot promise.
+    #[must_use]
+    pub fn with_lock(mut self, lock: Arc<dyn WriterLock>) -> Self {
+        self.guard = self.guard.map(|guard| guard.with_lock(lock));
+        self
     }
 
     fn build(url: Url, display: String, root: Arc<dyn ObjectStore>, prefix: Path, local: Option<PathBuf>) -> Self {
+        // delta-rs looks for the log in the root store by the path of the URL it is given, which need not be the prefix: the URL of a
+        // OneLake item or of a caller's own store may say more or less.
+        let mut log_url = url.clone();
+        if local.is_none()
+            && let Ok(mut segments) = log_url.path_segments_mut()
+        {
+            let parts: Vec<String> = prefix.parts().map(|part| part.as_ref().to_owned()).collect();
+            segments.clear().extend(parts).push("");
+        }
+        let guard = local.is_none().then(|| Guard::new(root.clone(), prefix.clone()));
+        let root: Arc<dyn ObjectStore> = if local.is_some() { root } else { Arc::new(Steady::new(root)) };
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(root.clone(), prefix));
-        let log = default_logstore(store.clone(), root, &url, &StorageConfig::default());
-        Self { url, display, store, local, log }
+        let log = default_logstore(store.clone(), root, &log_url, &StorageConfig::default());
+        Self { url, display, store, local, log, guard }
     }
 
     /// The table's URL, ending with a slash, without credentials.
@@ -105,6 +130,18 @@ impl Location {
     /// The table's folder, where it is local.
     pub fn local_path(&self) -> Option<&FsPath> {
         self.local.as_deref()
+    }
+
+    pub(crate) fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
+    }
+
+    /// Refuses a store on which commits could overwrite each other; asked once per store.
+    pub(crate) async fn check_writable(&self) -> Result<()> {
+        match &self.guard {
+            Some(guard) => guard.check().await,
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn log(&self) -> &LogStoreRef {

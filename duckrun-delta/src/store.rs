@@ -116,6 +116,7 @@ impl TableStore for DeltaStore {
         if let Some(snapshot) = known {
             snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false, None)?;
         }
+        self.location.check_writable().await?;
         let target = self.target(known, spec)?;
         let cx = &estimating(cx, &rows);
         write::write_files(cx, &target, spec, rows).await
@@ -130,6 +131,7 @@ impl TableStore for DeltaStore {
     ) -> Result<Rewritten> {
         let snapshot = ours(at)?;
         snapshot.protocol().check_writable(snapshot.metadata(), snapshot.delta_schema(), false, None)?;
+        self.location.check_writable().await?;
         let target = self.target(Some(snapshot), &spec.write)?;
         let cx = &estimating(cx, &changes);
         rewrite::rewrite_files(cx, &target, snapshot, spec, changes).await

@@ -46,9 +46,9 @@ pub use duckrun_core::{
 pub use duckrun_delta as delta;
 pub use duckrun_delta::{
     Append, BatchSize, CheckColumns, ClauseAction, ClauseConfig, Delete, DeleteInsert, DeltaMaintenance,
-    DeltaRsExecutor, DeltaRsOptions, DeltaStore, FirstThatAccepts, FullSync, Insert, InsertOverwrite, Location, Merge,
-    MergeClause, Microbatch, MicrobatchWindow, Overwrite, ReplaceWhere, SafeAppend, Scd2, SqlExecutor, StrategyConfig,
-    Update, strategy_by_name,
+    DeltaRsExecutor, DeltaRsOptions, DeltaStore, FirstThatAccepts, FullSync, HeldLock, Insert, InsertOverwrite,
+    LeaseLock, Location, Merge, MergeClause, Microbatch, MicrobatchWindow, Overwrite, ReplaceWhere, SafeAppend, Scd2,
+    SqlExecutor, StoreRoot, StrategyConfig, Token, TokenProvider, Update, WriterLock, strategy_by_name,
 };
 pub use duckrun_maintenance as maintenance;
 pub use duckrun_maintenance::{DefaultPolicy, PolicySettings};

@@ -12,7 +12,7 @@ use duckrun_core::{
     At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
     Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
-use duckrun_delta::{DeltaRsExecutor, DeltaStore, FirstThatAccepts, Location, SqlExecutor};
+use duckrun_delta::{DeltaRsExecutor, DeltaStore, FirstThatAccepts, Location, SqlExecutor, StoreRoot, WriterLock};
 use duckrun_maintenance::MaintenancePolicy;
 use duckrun_memory::{
     EffectiveLimit, FairGovernor, Governor, Job, Lease, MemoryProbe, MemorySettings, SpillDir, SystemProbe,
@@ -51,6 +51,7 @@ pub(crate) struct Inner {
     governor: Arc<dyn Governor>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) upkeep: Upkeep,
+    writer_lock: Option<Arc<dyn WriterLock>>,
 }
 
 impl Session {
@@ -76,12 +77,12 @@ impl Session {
             let path = parsed.to_file_path().map_err(|()| Error::invalid("the file:// URL is not a local path"))?;
             return Ok(Self::open(path));
         }
-        let (store, prefix) = object_store::parse_url_opts(&parsed, options.expose())
-            // The store's own error may repeat an option's value, so it is not handed on.
-            .map_err(|_| {
-                Error::invalid(format!("no store can be made for {}:// with these options", parsed.scheme()))
-            })?;
-        Ok(Self::open_in(parsed, Arc::from(store), prefix))
+        Ok(Self::open_root(&StoreRoot::open(url, options)?))
+    }
+
+    /// Opens a root in a store that was opened by its URL, for example with a provider of tokens.
+    pub fn open_root(root: &StoreRoot) -> SessionBuilder {
+        Self::open_in(root.url().clone(), root.store().clone(), root.prefix().clone())
     }
 
     /// A model: the SQL, sources and strategy of the table `schema.table`. The name is checked when the model runs.
@@ -111,7 +112,10 @@ impl Session {
                 Location::in_store(&url, store.clone(), &prefix)?
             }
         };
-        Ok(DeltaStore::new(location))
+        Ok(DeltaStore::new(match &self.inner.writer_lock {
+            Some(lock) => location.with_lock(lock.clone()),
+            None => location,
+        }))
     }
 
     /// Pins a version of a table.
@@ -184,6 +188,7 @@ pub struct SessionBuilder {
     governor: Arc<dyn Governor>,
     clock: Arc<dyn Clock>,
     upkeep: Upkeep,
+    writer_lock: Option<Arc<dyn WriterLock>>,
 }
 
 impl SessionBuilder {
@@ -201,6 +206,7 @@ impl SessionBuilder {
             governor: Arc::new(FairGovernor::new()),
             clock: Arc::new(SystemClock),
             upkeep: Upkeep::default(),
+            writer_lock: None,
         }
     }
 
@@ -270,6 +276,13 @@ impl SessionBuilder {
         self
     }
 
+    /// Puts every commit under a lock, for a store without conditional puts (which is refused for writing otherwise). See
+    /// [`WriterLock`] for what a lock cannot promise.
+    pub fn writer_lock(mut self, lock: Arc<dyn WriterLock>) -> Self {
+        self.writer_lock = Some(lock);
+        self
+    }
+
     async fn build(self) -> Result<Session> {
         self.memory.validate()?;
         if let Root::Local(root) = &self.root {
@@ -300,6 +313,7 @@ impl SessionBuilder {
                 governor: self.governor,
                 clock: self.clock,
                 upkeep: self.upkeep,
+                writer_lock: self.writer_lock,
             }),
         })
     }

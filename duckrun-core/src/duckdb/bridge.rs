@@ -1,10 +1,15 @@
-//! The one FFI module: DuckDB's Arrow (60) becomes ours (59) through the Arrow C data interface, without copying a buffer.
+//! The one FFI module. Here DuckDB's Arrow (60) becomes ours (59) through the Arrow C data interface, without copying a buffer;
+//! `database` opens databases through the C API, and `files` is what their readers call for the files of object stores.
 //!
-//! Invariant: the structs that cross are `repr(C)` with the layout of the [C data interface], which is frozen; both Arrow
+//! Invariant of the Arrow crossing: the structs that cross are `repr(C)` with the layout of the [C data interface], which is frozen; both Arrow
 //! versions define them so. Moving one into the other moves its ownership (the release callback) with it.
 //!
 //! [C data interface]: https://arrow.apache.org/docs/format/CDataInterface.html
 #![allow(unsafe_code)]
+
+mod database;
+#[cfg(feature = "bundled")]
+mod files;
 
 use arrow::array::{Array as _, RecordBatch, RecordBatchOptions, StructArray};
 use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
@@ -13,6 +18,7 @@ use duckdb::arrow as arrow60;
 use duckdb::arrow::array::Array as _;
 use std::sync::Arc;
 
+pub(super) use self::database::Database;
 use crate::{Error, Result};
 
 const _: () = {

@@ -13,6 +13,8 @@ mod failure;
 mod literal;
 mod references;
 mod relation;
+#[cfg_attr(not(feature = "bundled"), allow(dead_code))] // nothing calls it then
+mod remote;
 mod running;
 mod session;
 #[cfg(test)]

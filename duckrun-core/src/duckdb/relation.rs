@@ -11,16 +11,27 @@ use duckdb::{Connection, appender_params_from_iter};
 
 use super::failure::failure;
 use super::literal::array_literal;
+use super::remote::RemoteFiles;
 use crate::types::sql_type;
-use crate::{ColumnSource, Error, FILE_INDEX, FileColumn, FileSet, ROW_NUMBER, Result, quote_ident, quote_literal};
+use crate::{
+    ColumnSource, DataFile, Error, FILE_INDEX, FileColumn, FileSet, ROW_NUMBER, Result, quote_ident, quote_literal,
+};
 
 /// The schema in which a session keeps the tables that its views join with.
 const HIDDEN: &str = "__duckrun";
 /// Marks our own views, whose definitions name no table of the user's.
 const MARK: &str = "duckrun:relation";
 
-/// Creates or replaces the view `name` (quoted SQL). `catalog` is the session's own, `serial` unique in the session.
-pub(super) fn create_view(conn: &Connection, catalog: &str, name: &str, set: &FileSet, serial: u64) -> Result<()> {
+/// Creates or replaces the view `name` (quoted SQL). `catalog` is the session's own, `serial` unique in the session; `remote`
+/// serves the files of object stores.
+pub(super) fn create_view(
+    conn: &Connection,
+    catalog: &str,
+    name: &str,
+    set: &FileSet,
+    serial: u64,
+    remote: Option<&RemoteFiles>,
+) -> Result<()> {
     if set.files.is_empty() {
         // DuckDB forgets the schema of an empty list of files.
         let mut columns = set
@@ -46,7 +57,8 @@ pub(super) fn create_view(conn: &Connection, catalog: &str, name: &str, set: &Fi
     if has_gone {
         create_deleted(conn, &gone, set)?;
     }
-    let mut sql = format!("CREATE OR REPLACE VIEW {name} AS SELECT {} FROM {} f", select_list(set)?, scan(set)?);
+    let mut sql =
+        format!("CREATE OR REPLACE VIEW {name} AS SELECT {} FROM {} f", select_list(set)?, scan(set, remote)?);
     if has_parts {
         let _ = write!(sql, " JOIN {parts} p ON p.file_index = f.file_index");
     }
@@ -105,20 +117,33 @@ fn create_deleted(conn: &Connection, table: &str, set: &FileSet) -> Result<()> {
     appender.flush().map_err(fail)
 }
 
-/// `read_parquet` over the files, with every file column under its logical name and physical type.
-fn scan(set: &FileSet) -> Result<String> {
-    let mut files = String::from("[");
-    for (i, file) in set.files.iter().enumerate() {
-        let path = if file.url.scheme() == "file" {
-            let path = file.url.to_file_path().map_err(|()| Error::internal("a file URL without a path"))?;
-            path.to_str().map(str::to_owned).ok_or_else(|| Error::unsupported("a table path that is not UTF-8"))?
-        } else {
-            return Err(Error::unsupported(format!(
-                "DuckDB cannot read {}:// files in this build; only local tables are readable so far",
-                file.url.scheme()
-            )));
+/// The files' names for DuckDB: local paths, or what `remote` registers them under.
+fn names(set: &FileSet, remote: Option<&RemoteFiles>) -> Result<Vec<String>> {
+    if let Some(store) = &set.store {
+        let Some(remote) = remote else {
+            return Err(Error::unsupported(
+                "tables of object stores are read by a DuckDB of duckrun's own only: not through a connection of the \
+                 caller's, whose database has no file system of ours, and not without the cargo feature bundled, whose \
+                 headers that file system is compiled against",
+            ));
         };
-        let _ = write!(files, "{}{{filename: {}}}", if i == 0 { "" } else { ", " }, quote_literal(&path));
+        return remote.register(set, store);
+    }
+    let local = |file: &DataFile| {
+        let path = match file.url.scheme() {
+            "file" => file.url.to_file_path().map_err(|()| Error::internal("a file URL without a path"))?,
+            other => return Err(Error::unsupported(format!("{other}:// files come without a store to read them"))),
+        };
+        path.to_str().map(str::to_owned).ok_or_else(|| Error::unsupported("a table path that is not UTF-8"))
+    };
+    set.files.iter().map(local).collect()
+}
+
+/// `read_parquet` over the files, with every file column under its logical name and physical type.
+fn scan(set: &FileSet, remote: Option<&RemoteFiles>) -> Result<String> {
+    let mut files = String::from("[");
+    for (i, path) in names(set, remote)?.iter().enumerate() {
+        let _ = write!(files, "{}{{filename: {}}}", if i == 0 { "" } else { ", " }, quote_literal(path));
     }
     files.push(']');
     let mut map = Vec::new();

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use duckdb::InterruptHandle;
+use tokio_util::sync::CancellationToken;
 
 /// What runs on a connection, shared between its blocking thread and whoever may cancel it.
 pub(super) struct Running {
@@ -21,6 +22,8 @@ struct State {
     current: Option<u64>,
     interrupted: bool,
     closed: bool,
+    /// Cancelled with the operation: what it waits for outside DuckDB must end too.
+    token: CancellationToken,
 }
 
 impl Running {
@@ -30,6 +33,11 @@ impl Running {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cancelled when the operation that runs now is interrupted.
+    pub(super) fn token(&self) -> CancellationToken {
+        self.state().token.clone()
     }
 
     /// Reserves the identity of an operation that will run.
@@ -73,6 +81,7 @@ impl Running {
         let is_current = state.current == Some(serial);
         if is_current {
             state.interrupted = true;
+            state.token.cancel();
             self.handle.interrupt();
         }
         is_current
@@ -101,6 +110,7 @@ impl Ticket {
         }
         state.current = Some(self.serial);
         state.interrupted = false;
+        state.token = CancellationToken::new();
         drop(state);
         Some(Active { ticket: self })
     }

@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
-use duckdb::{Config, Connection, params_from_iter};
+use duckdb::{Connection, params_from_iter};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
+use super::bridge::{self, Database};
 use super::failure::failure;
 use super::literal::{literal, parameter};
+use super::remote::RemoteFiles;
 use super::running::{CancelOnDrop, Running, Ticket};
-use super::{bridge, references, relation};
+use super::{references, relation};
 use crate::types::{self, BatchCheck, DuckType};
 use crate::{
     BatchStream, EngineSession, EngineSettings, Error, Phase, Progress, Query, Relation, RelationName, Result,
@@ -41,11 +43,13 @@ type LastDescribed = Arc<Mutex<Option<(Query, Vec<Described>)>>>;
 
 pub(super) struct DuckSession {
     last: LastDescribed,
-    conn: Arc<Mutex<Connection>>,
+    conn: Arc<Mutex<Database>>,
     running: Arc<Running>,
     catalog: String,
     /// Attached to a caller's database: to be detached again.
     attached: bool,
+    /// What its readers can open of object stores; a caller's database has no file system of ours.
+    remote: Option<Arc<RemoteFiles>>,
     serial: AtomicU64,
     cx: RunContext,
 }
@@ -55,28 +59,34 @@ impl DuckSession {
     pub(super) fn own(cx: &RunContext, settings: &BTreeMap<String, String>, extensions: bool) -> Result<Self> {
         let plan = cx.memory();
         let fail = |e| failure(e, "start");
-        let mut config = Config::default();
-        for (name, value) in settings {
-            config = config.with(name, value).map_err(fail)?;
-        }
         let on = if extensions { "true" } else { "false" };
-        config = config
-            .with("autoload_known_extensions", on)
-            .and_then(|c| c.with("autoinstall_known_extensions", on))
-            .and_then(|c| c.with("preserve_insertion_order", "false"))
-            .and_then(|c| c.with("memory_limit", format!("{}B", plan.engine)))
-            .and_then(|c| c.with("threads", plan.threads.max(1).to_string()))
-            .map_err(fail)?;
+        let memory = format!("{}B", plan.engine);
+        let threads = plan.threads.max(1).to_string();
+        let mut all: Vec<(String, String)> = settings.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut add = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
+        add("autoload_known_extensions", on);
+        add("autoinstall_known_extensions", on);
+        add("preserve_insertion_order", "false");
+        add("memory_limit", &memory);
+        add("threads", &threads);
         if let Some(spill) = cx.spill() {
-            let path = spill.path().to_str().ok_or_else(|| Error::invalid("the spill directory is not UTF-8"))?;
-            config = config.with("temp_directory", path).map_err(fail)?;
+            add(
+                "temp_directory",
+                spill.path().to_str().ok_or_else(|| Error::invalid("the spill directory is not UTF-8"))?,
+            );
             if let Some(cap) = spill.cap() {
-                config = config.with("max_temp_directory_size", format!("{cap}B")).map_err(fail)?;
+                add("max_temp_directory_size", &format!("{cap}B"));
             }
         }
-        let conn = Connection::open_in_memory_with_flags(config).map_err(fail)?;
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|e| Error::internal("a session is opened outside of an async runtime").with_source(e))?;
+        let remote = RemoteFiles::new(runtime, cx.cancellation().clone());
+        let conn = Database::open(&all, &remote).map_err(fail)?;
         let catalog = conn.query_row("SELECT current_database()", [], |row| row.get(0)).map_err(fail)?;
-        Ok(Self::new(conn, catalog, false, cx))
+        let mut session = Self::new(conn, catalog, false, cx);
+        remote.watch(session.running.clone());
+        session.remote = cfg!(feature = "bundled").then_some(remote);
+        Ok(session)
     }
 
     /// A private catalog in the caller's database.
@@ -90,7 +100,7 @@ impl DuckSession {
         let catalog = format!("duckrun_{}", cx.id().as_uuid().simple());
         let theirs: String = conn.query_row("SELECT current_database()", [], |row| row.get(0)).map_err(fail)?;
         conn.execute_batch(&format!("ATTACH ':memory:' AS {}", quote_ident(&catalog))).map_err(fail)?;
-        let session = Self::new(conn, catalog, true, cx);
+        let session = Self::new(Database::of(conn), catalog, true, cx);
         let path = format!("{}.main,{}.main", quote_ident(&session.catalog), quote_ident(&theirs));
         let mut sql = format!("SET search_path = {};", quote_literal(&path));
         for (name, value) in settings {
@@ -100,7 +110,7 @@ impl DuckSession {
         Ok(session)
     }
 
-    fn new(conn: Connection, catalog: String, attached: bool, cx: &RunContext) -> Self {
+    fn new(conn: Database, catalog: String, attached: bool, cx: &RunContext) -> Self {
         // Progress is a nicety: an embedding that has switched it off still gets rows and bytes.
         let _ = conn.set_query_progress_tracking(true);
         Self {
@@ -109,12 +119,13 @@ impl DuckSession {
             conn: Arc::new(Mutex::new(conn)),
             catalog,
             attached,
+            remote: None,
             serial: AtomicU64::new(0),
             cx: cx.clone(),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Database> {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -340,9 +351,10 @@ impl EngineSession for DuckSession {
                 .await
             }
             Relation::Files(set) => {
+                let remote = self.remote.clone();
                 self.with(move |conn| {
                     prepare(conn)?;
-                    relation::create_view(conn, &catalog, &sql_name, &set, serial)
+                    relation::create_view(conn, &catalog, &sql_name, &set, serial, remote.as_deref())
                 })
                 .await
             }

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::logstore::CommitOrBytes;
 use duckrun_core::{Error, ErrorKind, Result, RunContext};
-use object_store::Error as StoreError;
+use object_store::{Error as StoreError, ObjectStoreExt};
 
 use super::is_absent;
 use super::render::Rendered;
 use crate::error::{io_error, store_error};
 use crate::history::{LOG, commit_path};
 use crate::location::Location;
+use crate::stores::WriterLock;
 
 /// How often identical bytes are offered again while the answer is unknown, and the first pause between.
 const REPEATS: u32 = 6;
@@ -118,8 +119,36 @@ async fn put(location: &Location, version: u64, bytes: Bytes, sync: bool) -> Ans
                 Err(e) => Answer::Lost(Error::internal("the commit's thread failed").with_source(e)),
             }
         }
-        None => put_remote(location, version, bytes).await,
+        None => match location.guard().and_then(|guard| guard.lock()) {
+            Some(lock) => put_locked(location, lock.as_ref(), version, bytes).await,
+            None => match location.check_writable().await {
+                Ok(()) => put_remote(location, version, bytes).await,
+                Err(e) => Answer::Refused(e),
+            },
+        },
     }
+}
+
+/// Puts a commit under a lock, into a store that cannot refuse a second put by itself.
+async fn put_locked(location: &Location, lock: &dyn WriterLock, version: u64, bytes: Bytes) -> Answer {
+    let held = match lock.acquire(&location.to_string()).await {
+        Ok(held) => held,
+        Err(e) => return Answer::Refused(e),
+    };
+    let path = commit_path(version);
+    let answer = match location.store().head(&path).await {
+        Ok(_) => Answer::Exists,
+        Err(StoreError::NotFound { .. }) if !held.is_held() => {
+            Answer::Refused(Error::new(ErrorKind::Unavailable, format!("the writer lock of {location} was lost")))
+        }
+        Err(StoreError::NotFound { .. }) => match location.store().put(&path, bytes.into()).await {
+            Ok(_) => Answer::Created,
+            Err(e) => Answer::Lost(store_error(e, format_args!("write version {version} of {location}"))),
+        },
+        Err(e) => Answer::Refused(store_error(e, format_args!("look for version {version} of {location}"))),
+    };
+    held.release().await;
+    answer
 }
 
 async fn put_remote(location: &Location, version: u64, bytes: Bytes) -> Answer {

@@ -7,6 +7,7 @@ mod merge;
 mod rewrite;
 mod shared;
 mod sources;
+mod stores;
 mod write;
 mod write_subjects;
 
@@ -36,7 +37,8 @@ pub(crate) struct Case {
     pub(crate) operations: u64,
 }
 
-const SUITES: &[Suite] = &[write::SUITE, merge::SUITE, rewrite::SUITE, maintain::SUITE, memory::SUITE, sources::SUITE];
+const SUITES: &[Suite] =
+    &[write::SUITE, merge::SUITE, rewrite::SUITE, maintain::SUITE, memory::SUITE, sources::SUITE, stores::SUITE];
 
 /// The suite of that name, or an error that lists the suites.
 pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {

@@ -1,0 +1,201 @@
+//! What readers and the log need of a store beyond the trait: whole bodies, sorted listings of the log, and tokens that are
+//! replaced after a refusal.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result, coalesce_ranges,
+};
+
+use super::tokens::Tokens;
+use crate::history::LOG;
+
+/// How often a read that failed at once is tried, and the first pause between.
+const TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// A client with retries of its own has taken longer over them: its failure stands.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// Wraps every store that is not the local disk.
+///
+/// A body has as many bytes as its range, or ends with an error: a commit that is cut at the end of a line still parses, and
+/// `object_store::coalesce_ranges` panics on a short answer. One that breaks off is continued from there, a few times. Listings
+/// of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the store
+/// answers with 401 is made once more with a fresh token. Reads that fail at once for a reason that may pass are repeated,
+/// for stores whose clients do not; writes are not: whether they took effect is settled where that is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Steady {
+    inner: Arc<dyn ObjectStore>,
+    tokens: Option<Arc<Tokens>>,
+}
+
+impl Steady {
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, tokens: None }
+    }
+
+    /// Replaces tokens that the store refuses. The rest is left to the wrapper of each table.
+    pub(crate) fn with_tokens(mut self, tokens: Arc<Tokens>) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Makes a request, and once more with a fresh token where it was refused for want of one.
+    async fn authorised<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
+        let Some(tokens) = &self.tokens else { return request().await };
+        let generation = tokens.generation();
+        match request().await {
+            Err(Error::Unauthenticated { .. }) => {
+                tokens.refused(generation.max(1)).await;
+                request().await
+            }
+            done => done,
+        }
+    }
+
+    /// Makes a request without effect until it succeeds, fails for good, or has failed often enough.
+    async fn read<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
+        let tries = if self.tokens.is_some() { 1 } else { TRIES };
+        let (mut pause, mut attempt) = (FIRST_PAUSE, 1);
+        loop {
+            let started = Instant::now();
+            match self.authorised(&request).await {
+                Err(Error::Generic { .. }) if attempt < tries && started.elapsed() < AT_ONCE => {}
+                done => return done,
+            }
+            tokio::time::sleep(pause).await;
+            (pause, attempt) = (pause * 4, attempt + 1);
+        }
+    }
+
+    /// A listing of a log, sorted; `None` for any other folder.
+    fn log(&self, prefix: Option<&Path>, offset: Option<&Path>) -> Option<BoxStream<'static, Result<ObjectMeta>>> {
+        let prefix = prefix.filter(|p| p.filename() == Some(LOG))?.clone();
+        let (this, offset) = (self.clone(), offset.cloned());
+        let listed = async move {
+            let all = || async {
+                match &offset {
+                    Some(offset) => this.inner.list_with_offset(Some(&prefix), offset),
+                    None => this.inner.list(Some(&prefix)),
+                }
+                .try_collect::<Vec<_>>()
+                .await
+            };
+            let mut found = this.read(all).await?;
+            found.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+            Ok::<_, Error>(futures::stream::iter(found.into_iter().map(Ok)))
+        };
+        Some(futures::stream::once(listed).try_flatten().boxed())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Steady {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.authorised(|| self.inner.put_opts(path, payload.clone(), options.clone())).await
+    }
+
+    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.authorised(|| self.inner.put_multipart_opts(path, options.clone())).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let head = options.head;
+        let (if_match, version) = (options.if_match.clone(), options.version.clone());
+        let GetResult { payload, meta, range, attributes } =
+            self.read(|| self.inner.get_opts(path, options.clone())).await?;
+        let payload = match payload {
+            GetResultPayload::Stream(body) if !head => {
+                let if_match = if_match.or_else(|| meta.e_tag.clone());
+                let options = GetOptions { if_match, version, ..GetOptions::default() };
+                let (store, path) = (self.inner.clone(), path.clone());
+                let body = Body { store, path, options, body, at: range.start, end: range.end, left: TRIES - 1 };
+                GetResultPayload::Stream(futures::stream::try_unfold(body, Body::next).boxed())
+            }
+            other => other,
+        };
+        Ok(GetResult { payload, meta, range, attributes })
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        // Through `get_opts`, so that every piece is whole.
+        let get = |range| async move { self.get_range(path, range).await };
+        coalesce_ranges(ranges, get, OBJECT_STORE_COALESCE_DEFAULT).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.log(prefix, None).unwrap_or_else(|| self.inner.list(prefix))
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.log(prefix, Some(offset)).unwrap_or_else(|| self.inner.list_with_offset(prefix, offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.read(|| self.inner.list_with_delimiter(prefix)).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.authorised(|| self.inner.copy_opts(from, to, options.clone())).await
+    }
+}
+
+/// The body of a read, as far as it has come.
+struct Body {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    /// Of the requests that continue it: the same version of the object.
+    options: GetOptions,
+    body: BoxStream<'static, Result<Bytes>>,
+    at: u64,
+    end: u64,
+    left: u32,
+}
+
+impl Body {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        loop {
+            let failed = match self.body.next().await {
+                Some(Ok(chunk)) => {
+                    self.at += chunk.len() as u64;
+                    return Ok(Some((chunk, self)));
+                }
+                None if self.at >= self.end => return Ok(None),
+                None => Error::Generic { store: "object store", source: "a body ended before its range did".into() },
+                Some(Err(e)) => e,
+            };
+            if self.left == 0 || !matches!(failed, Error::Generic { .. }) {
+                return Err(failed);
+            }
+            self.left -= 1;
+            tokio::time::sleep(FIRST_PAUSE).await;
+            let range = Some(GetRange::Bounded(self.at..self.end));
+            let options = GetOptions { range, ..self.options.clone() };
+            self.body = match self.store.get_opts(&self.path, options).await {
+                Ok(rest) => rest.into_stream(),
+                Err(e) => futures::stream::once(async { Err(e) }).boxed(),
+            };
+        }
+    }
+}
+
+impl fmt::Display for Steady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.inner, f)
+    }
+}

@@ -1,0 +1,224 @@
+//! Suite `stores`: what duckrun asks of an object store, and what reading and committing through one costs.
+//!
+//! Everything runs in this process: what is counted are requests, and what is timed waits for a store more than it computes.
+//!
+//! - `requests`: requests and bytes of one operation, on a counted store in memory.
+//! - `scan`: sums over the whole generated `lineitem`, as a local table; the same files through an `object_store` (a folder
+//!   behind the trait, as fast as the disk); and through one with 20 ms of latency a request and 100 MB/s a stream.
+//! - `writers`: 8 and 16 writers of fenced one-row appends to one table, over a store with 50 ms of latency, against a bare loop
+//!   that makes as many reads for an attempt, lists the log, and puts the next version if it is absent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use duckrun::delta::Merge;
+use duckrun::{Append, MemorySettings, Overwrite, SafeAppend, Session};
+use duckrun_testkit::{CountingStore, Requests};
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use url::Url;
+
+use super::Suite;
+use super::write_subjects::committed;
+use crate::args::Args;
+use crate::child::{Done, Job};
+use crate::{Result, data};
+
+pub(super) const SUITE: Suite =
+    Suite { name: "stores", about: "requests, remote scans and concurrent commits through object stores", run, child };
+
+/// Commits of each writer.
+const COMMITS: u64 = 5;
+
+fn run(args: &Args) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(args.threads).enable_all().build()?;
+    let wanted = |case: &str| args.case.as_deref().is_none_or(|only| only == case);
+    if wanted("requests") {
+        runtime.block_on(requests())?;
+    }
+    if wanted("scan") {
+        let file = data::lineitem(&args.data, args.rows)?;
+        runtime.block_on(scan(args, &file))?;
+    }
+    if wanted("writers") {
+        for writers in [8, 16] {
+            runtime.block_on(race(writers))?;
+        }
+    }
+    Ok(())
+}
+
+fn child(_: &Job) -> Result<Done> {
+    Err("the suite stores has no children".into())
+}
+
+async fn lake(store: Arc<dyn ObjectStore>, runs: usize) -> Result<Session> {
+    let memory = MemorySettings { concurrent_runs: runs, ..MemorySettings::with_limit(6 << 30) };
+    Ok(Session::open_in(Url::parse("mem://lake/")?, store, Path::default()).memory(memory).writable().await?)
+}
+
+async fn requests() -> Result<()> {
+    let store = CountingStore::new(InMemory::new());
+    let session = lake(Arc::new(store.clone()), 1).await?;
+    let show = |what: &str| {
+        let Requests { gets, bytes_read, puts, bytes_written, lists, others, .. } = store.take();
+        println!("{what:<44} {gets:>5} {bytes_read:>12} {puts:>5} {bytes_written:>12} {lists:>6} {others:>7}");
+    };
+    println!(
+        "{:<44} {:>5} {:>12} {:>5} {:>12} {:>6} {:>7}",
+        "operation", "gets", "bytes", "puts", "bytes", "lists", "others"
+    );
+    let batch = "select i as id, hash(i) as h, md5(i::varchar) as text from range(1000000) t(i)";
+    committed(&session.model("a.t").sql(batch).strategy(Overwrite::default()).run().await?)?;
+    show("overwrite, first run, 1,000,000 rows, probe");
+    for n in 1..=4 {
+        let sql = format!("select i + {n}000000 as id, hash(i) as h, md5(i::varchar) as text from range(1000000) t(i)");
+        committed(&session.model("a.t").sql(sql).strategy(Append::default()).run().await?)?;
+    }
+    store.take();
+    let one = "select 9000000 as id, 0::ubigint as h, 'x' as text";
+    committed(&session.model("a.t").sql(one).strategy(Append::default()).run().await?)?;
+    show("append of one batch");
+    committed(&session.model("a.t").sql(one).strategy(SafeAppend).run().await?)?;
+    show("safeappend of one batch");
+    let change = "select 2500000 as id, 1::ubigint as h, 'changed' as text";
+    committed(&session.model("a.t").sql(change).strategy(Merge::on(["id"])).run().await?)?;
+    show("merge of one row into one of 5 files");
+    for (what, sql) in [
+        ("query: count(*)", "select count(*) from a.t"),
+        ("query: one column of three", "select sum(id) from a.t"),
+        ("query: a narrow key range, all columns", "select * from a.t where id between 3000100 and 3000200"),
+    ] {
+        session.sql(sql).collect().await?;
+        show(what);
+    }
+    Ok(())
+}
+
+async fn scan(args: &Args, file: &std::path::Path) -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("scan-").tempdir_in(&args.data)?;
+    let memory = || MemorySettings { threads: Some(args.threads), ..MemorySettings::with_limit(4 << 30) };
+    let local = Session::open(folder.path()).memory(memory()).writable().await?;
+    let sql = format!("select * from read_parquet('{}')", file.display());
+    committed(&local.model("a.t").sql(sql).run().await?)?;
+    let disk = || LocalFileSystem::new_with_prefix(folder.path());
+    let near = CountingStore::new(disk()?);
+    let far = CountingStore::new(disk()?).with_network(Duration::from_millis(20), 100_000_000);
+    let open = async |store: &CountingStore| -> Result<Session> {
+        Ok(Session::open_in(Url::parse("mem://lake/")?, Arc::new(store.clone()), Path::default())
+            .memory(memory())
+            .await?)
+    };
+    let all = "select count(*), sum(l_orderkey), sum(l_extendedprice), max(l_comment), max(l_shipdate), sum(l_partkey), \
+               max(l_shipinstruct), sum(l_quantity), max(l_shipmode), sum(l_suppkey), sum(l_discount), sum(l_tax), \
+               max(l_returnflag), max(l_commitdate), max(l_receiptdate), sum(l_linenumber), max(l_linestatus) from a.t";
+    let (near_lake, far_lake) = (open(&near).await?, open(&far).await?);
+    let mut subjects =
+        [("local", &local, None), ("store", &near_lake, Some(&near)), ("network", &far_lake, Some(&far))];
+    let mut first = None;
+    for (name, session, store) in &mut subjects {
+        let mut times = Vec::new();
+        for _ in 0..args.runs + args.warm_up {
+            if let Some(store) = store {
+                store.take();
+            }
+            let started = Instant::now();
+            let rows = session.sql(all).collect().await?;
+            times.push(started.elapsed().as_secs_f64());
+            let text = format!("{rows:?}");
+            if *first.get_or_insert_with(|| text.clone()) != text {
+                return Err("the scans differ".into());
+            }
+        }
+        let mut times = times.split_off(args.warm_up);
+        times.sort_by(f64::total_cmp);
+        let asked = store.as_ref().map(|s| s.take()).unwrap_or_default();
+        println!(
+            "scan {name:<8} {:.2} s (median of {}), {} requests, {} MB",
+            times[times.len() / 2],
+            times.len(),
+            asked.total(),
+            asked.bytes_read / 1_000_000
+        );
+    }
+    Ok(())
+}
+
+async fn race(writers: u64) -> Result<()> {
+    let latency = Duration::from_millis(50);
+    let inner = CountingStore::new(InMemory::new());
+    let setup = lake(Arc::new(inner.clone()), 1).await?;
+    committed(&setup.model("a.t").sql("select 0::bigint as n").run().await?)?;
+    inner.take();
+    committed(&setup.model("a.t").sql("select 0::bigint as n").strategy(SafeAppend).run().await?)?;
+    let reads = inner.take().gets;
+
+    let session = lake(Arc::new(inner.clone().with_network(latency, u64::MAX)), writers as usize).await?;
+    let (started, mut tasks) = (Instant::now(), tokio::task::JoinSet::new());
+    for n in 0..writers {
+        let session = session.clone();
+        tasks.spawn(async move {
+            for _ in 0..COMMITS {
+                let model = session.model("a.t").sql(format!("select {n}::bigint as n")).strategy(SafeAppend);
+                committed(&model.retries(1_000).run().await?)?;
+            }
+            Ok::<_, crate::Error>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let ours = (writers * COMMITS) as f64 / started.elapsed().as_secs_f64();
+    let asked = inner.take();
+
+    let bare = Arc::new(CountingStore::new(InMemory::new()).with_network(latency, u64::MAX));
+    bare.put(&Path::from("log/00000000"), "{}".into()).await?;
+    let (started, mut tasks) = (Instant::now(), tokio::task::JoinSet::new());
+    let attempts = Arc::new(AtomicU64::new(0));
+    for _ in 0..writers {
+        let (bare, attempts) = (bare.clone(), attempts.clone());
+        tasks.spawn(async move {
+            for _ in 0..COMMITS {
+                while !attempt(&bare, reads).await? {
+                    attempts.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            Ok::<_, crate::Error>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let limit = (writers * COMMITS) as f64 / started.elapsed().as_secs_f64();
+    println!(
+        "{writers} writers of {COMMITS} fenced commits: {ours:.2} commits/s with {} requests; the bare loop {limit:.2} with {} \
+         ({} conflicts): {:.2} of its rate",
+        asked.total(),
+        bare.take().total(),
+        attempts.load(Ordering::SeqCst),
+        ours / limit
+    );
+    Ok(())
+}
+
+/// The requests of one attempt at a commit: whether it won.
+async fn attempt(store: &CountingStore, reads: u64) -> Result<bool> {
+    let log: Vec<_> = store.list(Some(&Path::from("log"))).try_collect().await?;
+    let newest = log.iter().map(|o| o.location.clone()).max().ok_or("the log is empty")?;
+    for _ in 0..reads {
+        store.get(&newest).await?.bytes().await?;
+    }
+    // The data file.
+    store.put(&Path::from(format!("data/{:p}", &log)), "x".into()).await?;
+    let next: u64 = newest.filename().unwrap_or_default().parse::<u64>()? + 1;
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    match store.put_opts(&Path::from(format!("log/{next:08}")), "{}".into(), options).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::AlreadyExists { .. }) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}

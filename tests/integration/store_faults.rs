@@ -1,0 +1,191 @@
+//! Every strategy over a store that fails at every one of its requests, in every way: the table is as before or as it should be,
+//! what the run says is true, and nothing is left that a vacuum would not reclaim.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use duckrun::{ErrorKind, LeaseLock, MemorySettings, Session};
+use duckrun_testkit::{Fault, FaultyStore};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use url::Url;
+
+use crate::jobs::{self, BEFORE, End};
+
+const FAULTS: [Fault; 11] = [
+    Fault::LostRequest,
+    Fault::LostAnswer,
+    Fault::Denied,
+    Fault::Throttled,
+    Fault::ServerError,
+    Fault::Expired,
+    Fault::Conflict,
+    Fault::ConflictAfter,
+    Fault::BrokenBody,
+    Fault::ShortBody,
+    Fault::Delay(Duration::from_millis(20)),
+];
+
+async fn lake(store: &FaultyStore) -> Session {
+    let url = Url::parse("mem://lake/").unwrap();
+    let memory = MemorySettings::with_limit(1 << 30);
+    Session::open_in(url, Arc::new(store.clone()), Path::default()).memory(memory).writable().await.unwrap()
+}
+
+/// Meets the n-th request of a job with a fault, for every n; with `STRIDE` requests between two faults of one kind, so that
+/// together the jobs meet every combination that matters and the test stays short.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_strategy_survives_every_fault() {
+    const STRIDE: usize = 13;
+    let (mut runs, mut refused, mut unknown) = (0, 0, 0);
+    let prepared = Arc::new(InMemory::new());
+    let url = Url::parse("mem://lake/").unwrap();
+    let session = Session::open_in(url, prepared.clone(), Path::default()).writable().await.unwrap();
+    jobs::prepare(&session).await;
+    for (nth_job, job) in jobs::all().into_iter().enumerate() {
+        let store = FaultyStore::new(prepared.fork());
+        let session = lake(&store).await;
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        store.set_rule(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            None
+        });
+        assert!(matches!((job.run)(&session).await.unwrap(), End::Committed), "{}", job.name);
+        let requests = requests.load(Ordering::SeqCst);
+        println!("{}: {requests} requests", job.name);
+        store.set_rule(|_, _| None);
+        assert_eq!(jobs::table(&session).await, job.after, "{}", job.name);
+        for (nth_fault, fault) in FAULTS.into_iter().enumerate() {
+            for nth in ((nth_job + nth_fault) % STRIDE..requests).step_by(STRIDE) {
+                let what = format!("{}: request {nth} of {requests} meets {fault:?}", job.name);
+                let store = FaultyStore::new(prepared.fork());
+                let session = lake(&store).await;
+                let seen = AtomicUsize::new(0);
+                store.set_rule(move |_, _| (seen.fetch_add(1, Ordering::SeqCst) == nth).then_some(fault));
+                let end = (job.run)(&session).await;
+                store.set_rule(|_, _| None);
+                let rows = jobs::table(&session).await;
+                runs += 1;
+                match &end {
+                    Ok(End::Committed) => assert_eq!(rows, job.after, "{what}"),
+                    Ok(End::Unknown) => {
+                        unknown += 1;
+                        assert!(rows == job.after || rows == BEFORE, "{what}: {rows:?}");
+                    }
+                    Ok(End::Nothing | End::Conflict) => assert_eq!(rows, BEFORE, "{what}: {end:?}"),
+                    Err(e) => {
+                        refused += 1;
+                        let passing = [ErrorKind::Unavailable, ErrorKind::PermissionDenied, ErrorKind::Corrupt];
+                        let passing = passing.contains(&e.kind()) || e.kind() == ErrorKind::AlreadyExists;
+                        assert!(passing, "{what}: {e}");
+                        assert_eq!(rows, BEFORE, "{what}: {e}");
+                    }
+                }
+                // Nothing but the log and data files, which a full vacuum removes where no version names them.
+                let objects: Vec<Path> = store.list(None).map_ok(|o| o.location).try_collect().await.unwrap();
+                for object in objects {
+                    let name = object.as_ref();
+                    let known = name.starts_with("a/t/_delta_log/") || name.ends_with(".parquet");
+                    let probe = name.contains("_duckrun_probe_");
+                    assert!(known || probe, "{what}: left {name}");
+                }
+            }
+        }
+    }
+    println!("{runs} runs with a fault: {refused} refused, {unknown} unknown, the others as if nothing had happened");
+    assert!(runs > 200, "{runs}");
+}
+
+/// A store that accepts a second put that must create is refused before anything is written; a lock lets it be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_conditional_puts_is_refused_unless_there_is_a_lock() {
+    let store = Unconditional(Arc::default());
+    let url = Url::parse("mem://lake/").unwrap();
+    let open = || Session::open_in(url.clone(), Arc::new(store.clone()), Path::default()).writable();
+    let session = open().await.unwrap();
+    let error = session.model("a.t").sql("select 1 as n").run().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("WriterLock"), "{error}");
+    assert!(store.list(None).try_collect::<Vec<_>>().await.unwrap().is_empty());
+    let locks: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let lock = LeaseLock::new(locks, Path::from("locks")).with_duration(Duration::from_secs(5));
+    let memory = MemorySettings { concurrent_runs: 4, ..MemorySettings::with_limit(2 << 30) };
+    let session = open().memory(memory).writer_lock(Arc::new(lock)).await.unwrap();
+    session.model("a.t").sql("select 0 as n").run().await.unwrap().committed().map(drop).unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for n in 1..5 {
+        let session = session.clone();
+        writers.spawn(async move {
+            let append = session.model("a.t").sql(format!("select {n} as n")).strategy(duckrun::Append::default());
+            append.run().await.unwrap().committed().map(drop).unwrap();
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(crate::support::rows(session.sql("select n from a.t order by n")).await, ["0", "1", "2", "3", "4"]);
+}
+
+/// A store that takes `PutMode::Create` for an ordinary put.
+#[derive(Debug, Clone)]
+struct Unconditional(Arc<InMemory>);
+
+impl std::fmt::Display for Unconditional {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unconditional")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Unconditional {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: object_store::PutPayload,
+        _: object_store::PutOptions,
+    ) -> object_store::Result<object_store::PutResult> {
+        self.0.put_opts(path, payload, object_store::PutOptions::default()).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: object_store::PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
+        self.0.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(
+        &self,
+        path: &Path,
+        options: object_store::GetOptions,
+    ) -> object_store::Result<object_store::GetResult> {
+        self.0.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: futures::stream::BoxStream<'static, object_store::Result<Path>>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<Path>> {
+        self.0.delete_stream(paths)
+    }
+
+    fn list(
+        &self,
+        prefix: Option<&Path>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<object_store::ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: object_store::CopyOptions) -> object_store::Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}

@@ -1,0 +1,192 @@
+//! Tables of object stores: read by SQL through DuckDB's own readers, pruned, and the same as local ones.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use duckrun::{Append, ErrorKind, MemorySettings, Overwrite, SafeAppend, Session};
+use duckrun_testkit::{CountingStore, Fault, FaultyStore, Operation};
+use futures::StreamExt;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use url::Url;
+
+use crate::support::{Lake, rows};
+
+async fn lake(store: impl ObjectStore) -> Session {
+    let url = Url::parse("mem://lake/").unwrap();
+    Session::open_in(url, Arc::new(store), Path::default()).writable().await.unwrap()
+}
+
+async fn write(session: &Session, name: &str, sql: &str) {
+    session.model(name).sql(sql).strategy(Overwrite::default()).run().await.unwrap().committed().map(drop).unwrap();
+}
+
+/// A run reads its own table, other tables and its history through the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_reads_tables_of_any_store() {
+    let folder = tempfile::tempdir().unwrap();
+    // Lists in no order, as the trait allows; the log needs one.
+    let local = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    for session in [lake(InMemory::new()).await, lake(local).await] {
+        write(&session, "a.t", "select i as n, 'x' || i as s, i % 3 as p from range(1000) t(i)").await;
+        let more = "select n + 1000 as n, s, p from this where n < 10";
+        session.model("a.t").sql(more).strategy(SafeAppend).run().await.unwrap().committed().map(drop).unwrap();
+        let sql = "select count(*)::bigint, sum(n)::bigint, count(distinct s)::bigint from a.t";
+        assert_eq!(rows(session.sql(sql)).await, ["1010|509545|1000"]);
+        session
+            .model("a.u")
+            .sql("select p, count(*) c from a.t group by p")
+            .run()
+            .await
+            .unwrap()
+            .committed()
+            .map(drop)
+            .unwrap();
+        assert_eq!(rows(session.sql("select * from a.u order by p")).await, ["0|338", "1|336", "2|336"]);
+    }
+}
+
+/// The path in the store need not be that of the URL: the URLs of OneLake say more, and a caller's may say less.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_prefix_says_where_the_tables_are() {
+    let store = Arc::new(InMemory::new());
+    for url in
+        ["mem://lake/", "memory://lake/else/where", "https://onelake.dfs.fabric.microsoft.com/ws/my%20item/Tables"]
+    {
+        let url = Url::parse(url).unwrap();
+        let session = Session::open_in(url, store.clone(), "my item/Tables").writable().await.unwrap();
+        let append = session.model("a.t").sql("select 1 as n").strategy(Append::default());
+        append.run().await.unwrap().committed().map(drop).unwrap();
+    }
+    let session = lake(Arc::new(object_store::prefix::PrefixStore::new(store, "my item/Tables"))).await;
+    assert_eq!(rows(session.sql("select count(*)::bigint from a.t")).await, ["3"]);
+}
+
+/// The same parquet, local and remote, under the same queries.
+#[tokio::test(flavor = "multi_thread")]
+async fn remote_reads_answer_as_local_ones() {
+    let lake_dir = Lake::new().await;
+    let sql = "select i as id, (i * 7919) % 1000003 as k, 'name ' || (i % 977) as name, \
+               case when i % 11 = 0 then null else i / 3.0 end as x, {'a': i, 'b': [i, i + 1]} as nested, \
+               date '2020-01-01' + (i % 400)::int as d from range(300000) t(i)";
+    let run = lake_dir.session.model("a.t").sql(sql).strategy(Append::default()).run().await.unwrap();
+    run.committed().map(drop).unwrap();
+    let store = LocalFileSystem::new_with_prefix(lake_dir.root()).unwrap();
+    let remote = lake(store).await;
+    for query in [
+        "select count(*)::bigint from a.t",
+        "select sum(id)::bigint, sum(k)::bigint, sum(x)::double from a.t",
+        "select name, count(*) from a.t where k between 1000 and 2000 group by name order by name",
+        "select id, nested.b[2], d from a.t where id in (5, 123456, 299999) order by id",
+        "select d, max(nested.a) from a.t where x is null group by d order by d limit 7",
+        "select t.id from a.t t join a.t u on t.id = u.k where u.id < 50 order by 1",
+    ] {
+        assert_eq!(rows(remote.sql(query)).await, lake_dir.rows(query).await, "{query}");
+    }
+}
+
+/// What DuckDB does not need is not fetched: a count reads footers, a column reads its chunks, a range its row groups.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_pruned() {
+    let store = CountingStore::new(InMemory::new());
+    let session = lake(store.clone()).await;
+    let sql = "select i as id, hash(i) % 1000000007 as k, md5(i::varchar) as text from range(2000000) t(i)";
+    write(&session, "a.t", sql).await;
+    let written = store.take().bytes_written;
+    assert!(written > 40_000_000, "{written}");
+    let mut measured = Vec::new();
+    for (query, answer, share) in [
+        ("select count(*)::bigint from a.t", "2000000", 0.02),
+        ("select sum(id)::bigint from a.t", "1999999000000", 0.25),
+        ("select count(distinct length(text))::bigint from a.t where id between 1000 and 1100", "1", 0.2),
+    ] {
+        assert_eq!(rows(session.sql(query)).await, [answer], "{query}");
+        let paths = store.paths();
+        let asked = store.take();
+        let data: Vec<_> = paths.iter().filter(|p| !p.contains("_delta_log")).collect();
+        measured.push(format!("{query}: {} requests, {} of {written} bytes: {data:#?}", data.len(), asked.bytes_read));
+        assert!((asked.bytes_read as f64) < share * written as f64, "{measured:?}");
+    }
+}
+
+/// Failures keep their kind and name the file; what passes is repeated, also in the middle of a body.
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_reads_have_their_kind() {
+    let store = FaultyStore::new(InMemory::new());
+    let session = lake(store.clone()).await;
+    write(&session, "a.t", "select i as n, md5(i::varchar) s from range(100000) t(i)").await;
+    let is_data =
+        |operation: Operation, path: &Path| operation == Operation::Get && path.as_ref().ends_with(".parquet");
+    for (fault, kind) in [(Fault::Denied, ErrorKind::PermissionDenied), (Fault::LostAnswer, ErrorKind::Unavailable)] {
+        store.set_rule(move |operation, path| is_data(operation, path).then_some(fault));
+        let error = session.sql("select sum(n)::bigint from a.t").collect().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.message().contains("mem://lake/a/t/") && error.message().contains(".parquet"), "{error}");
+    }
+    let mut met = 0;
+    store.set_rule(move |operation, path| {
+        met += usize::from(is_data(operation, path));
+        (is_data(operation, path) && met % 2 == 1).then_some(Fault::LostAnswer)
+    });
+    assert_eq!(rows(session.sql("select sum(n)::bigint from a.t")).await, ["4999950000"]);
+}
+
+/// A run that is dropped, and a stream that is dropped, stop asking.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_stops_reads() {
+    let store = CountingStore::new(InMemory::new());
+    let session = lake(store.clone()).await;
+    write(&session, "a.t", "select i as n, md5(i::varchar) s from range(1000000) t(i)").await;
+    let slow = lake(store.clone().with_network(Duration::from_millis(300), 1 << 20)).await;
+    store.take();
+    let started = Instant::now();
+    let mut reading = slow.sql("select * from a.t order by s").stream().await.unwrap();
+    let cut = tokio::time::timeout(Duration::from_millis(1500), reading.next()).await;
+    assert!(cut.is_err(), "the sort is not done yet: {:?}", started.elapsed());
+    let dropped = Instant::now();
+    drop(reading);
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    store.take();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(store.take().total(), 0, "still asking {:?} after the drop", dropped.elapsed());
+}
+
+/// Many readers at once, each with a DuckDB of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_side_by_side() {
+    let url = Url::parse("mem://lake/").unwrap();
+    let memory = MemorySettings { concurrent_runs: 8, ..MemorySettings::with_limit(4 << 30) };
+    let session = Session::open_in(url, Arc::new(InMemory::new()), Path::default()).memory(memory).writable();
+    let session = session.await.unwrap();
+    write(&session, "a.t", "select i as n, i % 10 as d from range(200000) t(i)").await;
+    let mut readers = tokio::task::JoinSet::new();
+    for digit in 0..8i64 {
+        let session = session.clone();
+        readers.spawn(async move {
+            let sql = format!("select count(*)::bigint from a.t where d = {digit}");
+            rows(session.sql(sql)).await
+        });
+    }
+    while let Some(done) = readers.join_next().await {
+        assert_eq!(done.unwrap(), ["20000"]);
+    }
+}
+
+/// What an append of one batch asks of a store, with a short log: each of its commits once or twice, listings, and two writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_takes_few_requests() {
+    let store = CountingStore::new(InMemory::new());
+    let session = lake(store.clone()).await;
+    write(&session, "a.t", "select 1 as n").await;
+    for strategy in ["append", "safeappend"] {
+        store.take();
+        let model = session.model("a.t").sql("select 2 as n").strategy_named(strategy);
+        model.run().await.unwrap().committed().map(drop).unwrap();
+        let paths = store.paths();
+        let asked = store.take();
+        assert_eq!(asked.puts, 2, "{paths:#?}");
+        assert!(asked.total() < 30, "{paths:#?}");
+    }
+}

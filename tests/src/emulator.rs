@@ -1,0 +1,214 @@
+//! Emulators of S3 (moto, from PyPI) and Azure Blob Storage (Azurite, from npm) in processes of their own.
+//!
+//! They are installed below a folder of the caller's once, and listen on a free port of the loopback device. Both honour conditional
+//! puts. Where they cannot be installed the reason is returned, so that a test can say that it was skipped.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use duckrun::StorageOptions;
+
+const MOTO: &str = "moto[server]==5.2.5";
+const AZURITE: &str = "azurite@3.35.0";
+/// The bucket or container that is made.
+const BUCKET: &str = "lake";
+/// The account that every Azurite has; the key is in its documentation.
+const ACCOUNT: &str = "devstoreaccount1";
+const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Which store is emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emulated {
+    /// Amazon S3, by moto. Any access key is accepted.
+    S3,
+    /// Azure Blob Storage, by Azurite.
+    Azure,
+}
+
+/// A running emulator with an empty bucket (or container); it ends when this is dropped.
+#[derive(Debug)]
+pub struct Emulator {
+    emulated: Emulated,
+    process: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Emulator {
+    /// Installs the emulator below `tools` unless it is there, and starts it. Blocks.
+    ///
+    /// # Errors
+    /// Why it cannot be installed or started.
+    pub fn start(emulated: Emulated, tools: &Path) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let port = free_port().map_err(|e| e.to_string())?;
+        let mut command = match emulated {
+            Emulated::S3 => {
+                let mut command = Command::new(python(tools)?);
+                command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+                command
+            }
+            Emulated::Azure => {
+                let mut command = Command::new("node");
+                command.arg(azurite(tools)?).args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
+                command.args(["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--location"]);
+                command.arg(folder.path());
+                command
+            }
+        };
+        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().map_err(|e| format!("{command:?}: {e}"))?;
+        let mut emulator = Self { emulated, process, port, _folder: folder };
+        emulator.wait()?;
+        emulator.make_bucket(tools)?;
+        Ok(emulator)
+    }
+
+    /// The URL of a folder in the bucket.
+    pub fn url(&self, path: &str) -> String {
+        match self.emulated {
+            Emulated::S3 => format!("s3://{BUCKET}/{path}"),
+            Emulated::Azure => format!("az://{BUCKET}/{path}"),
+        }
+    }
+
+    /// The options that reach it; `secret` is the access key of S3, which accepts any.
+    pub fn options(&self, secret: &str) -> StorageOptions {
+        let endpoint = self.endpoint();
+        let options = StorageOptions::default().with("allow_http", "true");
+        match self.emulated {
+            Emulated::S3 => options
+                .with("aws_endpoint", endpoint)
+                .with("aws_region", "us-east-1")
+                .with("aws_access_key_id", "somebody")
+                .with("aws_secret_access_key", secret),
+            Emulated::Azure => options
+                .with("azure_storage_endpoint", endpoint)
+                .with("azure_storage_account_name", ACCOUNT)
+                .with("azure_storage_account_key", KEY),
+        }
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> String {
+        match self.emulated {
+            Emulated::S3 => format!("http://127.0.0.1:{}", self.port),
+            Emulated::Azure => format!("http://127.0.0.1:{}/{ACCOUNT}", self.port),
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), String> {
+        let (started, address) = (Instant::now(), SocketAddr::from(([127, 0, 0, 1], self.port)));
+        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                return Err(format!("the emulator of {:?} ended with {status}", self.emulated));
+            }
+            if started.elapsed() > STARTS_WITHIN {
+                return Err(format!("the emulator of {:?} does not answer", self.emulated));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn make_bucket(&self, tools: &Path) -> Result<(), String> {
+        match self.emulated {
+            Emulated::S3 => {
+                let mut stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())?;
+                let request = format!(
+                    "PUT /{BUCKET} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+                let mut answer = String::new();
+                stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
+                stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
+                if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(format!("no bucket: {answer}")) }
+            }
+            // A request that must be signed, which Node does without a package of its own.
+            Emulated::Azure => {
+                let _ = tools;
+                run(Command::new("node").args(["-e", MAKE_CONTAINER, &self.port.to_string(), ACCOUNT, KEY, BUCKET]))
+            }
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// "Authorize with Shared Key" of the Blob service, for the one request that object_store does not make.
+const MAKE_CONTAINER: &str = r#"
+const [port, account, key, name] = process.argv.slice(1);
+const date = new Date().toUTCString(), version = '2021-08-06';
+const text = ['PUT', '', '', '', '', '', '', '', '', '', '', '', `x-ms-date:${date}`, `x-ms-version:${version}`,
+    `/${account}/${account}/${name}`, 'restype:container'].join('\n');
+const hmac = require('crypto').createHmac('sha256', Buffer.from(key, 'base64')).update(text, 'utf8').digest('base64');
+const request = require('http').request({ host: '127.0.0.1', port, method: 'PUT', path: `/${account}/${name}?restype=container`,
+    headers: { 'x-ms-date': date, 'x-ms-version': version, 'Content-Length': 0, Authorization: `SharedKey ${account}:${hmac}` } },
+    answer => { if (answer.statusCode !== 201) { console.error(answer.statusCode); process.exit(1); } answer.resume(); });
+request.on('error', e => { console.error(e.message); process.exit(1); });
+request.end();
+"#;
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// A Python with moto.
+fn python(tools: &Path) -> Result<PathBuf, String> {
+    let venv = tools.join("moto");
+    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    installed(tools, "moto", MOTO, || {
+        let base = if cfg!(windows) { "python" } else { "python3" };
+        run(Command::new(base).args(["-m", "venv"]).arg(&venv))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", MOTO]))
+    })?;
+    Ok(python)
+}
+
+/// Azurite's script for the Blob service.
+fn azurite(tools: &Path) -> Result<PathBuf, String> {
+    let folder = tools.join("azurite");
+    installed(tools, "azurite", AZURITE, || {
+        let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
+        run(Command::new(npm)
+            .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&folder)
+            .arg(AZURITE))
+    })?;
+    Ok(folder.join("node_modules/azurite/dist/src/blob/main.js"))
+}
+
+/// Installs into `tools/name` unless that has been done; one process at a time, the others wait and find it done.
+fn installed(tools: &Path, name: &str, what: &str, install: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let text = |e: std::io::Error| e.to_string();
+    fs::create_dir_all(tools).map_err(text)?;
+    let lock = File::create(tools.join(format!("{name}.lock"))).map_err(text)?;
+    lock.lock().map_err(text)?;
+    // Written last, so that a half-made installation is not taken for a whole one.
+    let done = tools.join(format!("{name}.txt"));
+    if fs::read_to_string(&done).is_ok_and(|made| made == what) {
+        return Ok(());
+    }
+    let _ = fs::remove_dir_all(tools.join(name));
+    install()?;
+    fs::write(&done, what).map_err(text)
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let error = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{:?} failed: {}", command.get_program(), error.trim().lines().last().unwrap_or_default()))
+}
