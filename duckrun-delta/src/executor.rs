@@ -47,7 +47,7 @@ impl Executor for SqlExecutor {
         if !plan.checks.is_empty() {
             // Computed once, so that the very rows that were checked are written.
             let name = RelationName::bare(change::CHECKED)?;
-            engine.materialize(&name, &query.with_output(plan.schema.clone())).await?;
+            engine.materialize(&name, &query.with_output(change::incoming::nullable(&plan.schema))).await?;
             change::check_relation(engine, &plan, change::CHECKED).await?;
             query = Query::new(format!("SELECT * FROM {}", change::CHECKED));
         }
@@ -56,7 +56,7 @@ impl Executor for SqlExecutor {
         properties.extend(plan.metadata.properties.clone());
         let spec = WriteSpec::new(plan.schema.clone(), plan.partition_columns.clone(), files, properties);
         cx.report(&Progress::start(Phase::Writing));
-        let query: Query = query.with_output(plan.schema.clone());
+        let query: Query = query.with_output(change::incoming::nullable(&plan.schema));
         let rows: BatchStream = engine.query(&query).await?;
         let staged = store.stage(cx, at.as_ref(), &spec, rows).await?;
         if staged.rows() == 0 && plan.action == WriteAction::Append && at.is_some() && plan.metadata.is_empty() {

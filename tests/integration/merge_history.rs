@@ -161,7 +161,6 @@ async fn an_empty_source_does_not_empty_a_table() {
 
 /// The number of rows is that of all rows, not of the batch in which the first was seen.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "NULLs are counted in the first batch that has one, and the rows after it are not looked at"]
 async fn a_violated_not_null_counts_all_rows() {
     let lake = Lake::new().await;
     let contract = Contract::default().column("id", "BIGINT").not_null("id");

@@ -176,6 +176,12 @@ fn select_list(set: &FileSet) -> Result<String> {
         out.push(match &column.source {
             ColumnSource::File { .. } | ColumnSource::FieldId(_) => match renamed(column) {
                 Some(expr) => format!("{expr} AS {name}"),
+                None if column.data_type.is_floating() => {
+                    // NaN, which is greater than every number here, is in no statistics of parquet files: DuckDB rules row
+                    // groups out by them wherever the file's column itself is compared.
+                    let ty = sql_type(&column.data_type)?;
+                    format!("CASE WHEN isnan(f.{name}) THEN CAST('nan' AS {ty}) ELSE f.{name} END AS {name}")
+                }
                 None => format!("f.{name}"),
             },
             ColumnSource::Partition(i) if *i < set.partition_values.len() => format!("p.p{i} AS {name}"),

@@ -178,6 +178,6 @@ async fn collected(stream: BatchStream) -> Result<RecordBatch> {
 }
 
 /// NOT NULL is checked where rows are written, by column and number of rows, not while they are laid by.
-fn nullable(schema: &SchemaRef) -> SchemaRef {
+pub(crate) fn nullable(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
 }

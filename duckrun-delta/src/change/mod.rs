@@ -217,7 +217,7 @@ impl Work<'_> {
 
     /// Writes the rows of a query, in the table's columns, to new files.
     async fn stage(&self, query: &Query, done: &mut Done) -> Result<()> {
-        let rows = self.engine.query(&query.clone().with_output(self.plan.schema.clone())).await?;
+        let rows = self.engine.query(&query.clone().with_output(incoming::nullable(&self.plan.schema))).await?;
         let staged = self.store.stage(self.cx, self.at.as_ref(), &self.spec(), rows).await?;
         done.counts.inserted = done.counts.inserted.wrapping_add(staged.rows());
         done.staged.files.extend(staged.files);
