@@ -15,6 +15,7 @@ mod group;
 mod interleave;
 pub mod model;
 mod read;
+mod tally;
 
 pub use counting::{CountingStore, Requests};
 pub use emulator::{Emulated, Emulator};
@@ -23,3 +24,4 @@ pub use faulty::{Fault, FaultyStore, Operation};
 pub use group::MemoryGroup;
 pub use interleave::{Interleaved, Moment};
 pub use read::{column_i64, data_files, log_versions, rows};
+pub use tally::Tally;
