@@ -183,6 +183,35 @@ async fn settings_are_set_and_reported() {
     assert!(settings.memory_limit.ends_with("MiB"), "{settings:?}");
 }
 
+/// A merge of 300,000 changed rows failed: its stream of changes was sorted by an ORDER BY and arrived in another order, because
+/// DuckDB streams the parts of a sorted result from several threads unless it is told to keep the order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sorted_stream_that_keeps_its_order_is_sorted() {
+    let cx = context(1024);
+    let session = DuckDb::in_memory().open(&cx).await.unwrap();
+    let rows = Query::new("select hash(range) % 10 as f, range as r from range(1000000)");
+    session.materialize(&RelationName::bare("m").unwrap(), &rows).await.unwrap();
+    let fields = [("f", DataType::Int64), ("r", DataType::Int64)];
+    let schema = Schema::new(fields.map(|(name, ty)| Field::new(name, ty, true)).to_vec());
+    for _ in 0..10 {
+        let mut query = Query::new("select f, r from m order by f, r").with_output(Arc::new(schema.clone()));
+        query.keep_order = true;
+        let mut rows = session.query(&query).await.unwrap();
+        let (mut last, mut count) = (None, 0);
+        while let Some(batch) = rows.next().await {
+            let batch = batch.unwrap();
+            let (f, r) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
+            for place in f.values().iter().zip(r.values()) {
+                let place = Some((*place.0, *place.1));
+                assert!(last < place, "{place:?} after {last:?}");
+                last = place;
+                count += 1;
+            }
+        }
+        assert_eq!(count, 1_000_000);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_variables_and_outputs() {
     let session = session().await;
