@@ -189,7 +189,7 @@ async fn settings_are_set_and_reported() {
 async fn a_sorted_stream_that_keeps_its_order_is_sorted() {
     let cx = context(1024);
     let session = DuckDb::in_memory().open(&cx).await.unwrap();
-    let rows = Query::new("select hash(range) % 10 as f, range as r from range(1000000)");
+    let rows = Query::new("select (hash(range) % 10)::bigint as f, range as r from range(1000000)");
     session.materialize(&RelationName::bare("m").unwrap(), &rows).await.unwrap();
     let fields = [("f", DataType::Int64), ("r", DataType::Int64)];
     let schema = Schema::new(fields.map(|(name, ty)| Field::new(name, ty, true)).to_vec());

@@ -34,6 +34,8 @@ impl Work<'_> {
 
     async fn exchange(&self, replace: &ReplacePlan, done: &mut Done) -> Result<()> {
         let old = self.at.as_ref().filter(|_| !replace.fresh);
+        // What is known to be none is not unknown, whichever way the replacement ends.
+        done.counts.deleted = old.map(|_| 0);
         let laid_by = matches!(replace.rows, Replaced::Keys { .. }) || !self.plan.checks.is_empty();
         let mut query = self.taken(replace);
         if laid_by {
@@ -105,7 +107,6 @@ impl Work<'_> {
         set.positions = true;
         done.reads.ranges = ranges;
         done.reads.files = set.files.iter().map(|f| f.path.clone()).collect();
-        done.counts.deleted = Some(0);
         if set.files.is_empty() {
             return Ok(());
         }
@@ -165,7 +166,6 @@ impl Work<'_> {
         let columns = Columns::of(snapshot)?;
         let written: BTreeSet<Vec<Option<String>>> =
             done.staged.files.iter().map(|f: &StagedFile| columns.key(&f.partition_values)).collect::<Result<_>>()?;
-        done.counts.deleted = Some(0);
         for file in snapshot.live_files().await? {
             if written.contains(&columns.key(&file.partition_values)?) {
                 done.counts.deleted = match (done.counts.deleted, file.live_rows()) {
