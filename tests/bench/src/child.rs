@@ -8,9 +8,10 @@ use std::fs;
 use std::io::{BufRead, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::str::FromStr;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use duckrun::{Compression, WriteMetrics};
 use duckrun_testkit::MemoryGroup;
@@ -134,6 +135,9 @@ impl From<&WriteMetrics> for Changes {
     }
 }
 
+/// How often a child's group is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(5);
+
 /// What a child measured of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Figures {
@@ -143,6 +147,9 @@ pub(crate) struct Figures {
     pub(crate) wall_s: f64,
     /// The highest resident memory of the process, in millions of bytes.
     pub(crate) peak_mb: f64,
+    /// The highest anonymous memory of the child's group, in bytes, as the parent saw it in samples.
+    #[serde(default)]
+    pub(crate) anonymous: Option<u64>,
     /// What the subject says of its work.
     pub(crate) done: Done,
 }
@@ -185,7 +192,10 @@ pub(crate) fn launch(job: &Job, group: Option<&MemoryGroup>) -> Result<Ended> {
     }
     // A child that waits for its group reads a line; the others never look.
     let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(b"go\n"));
-    let output = child.wait_with_output()?;
+    let (output, anonymous) = match group {
+        Some(group) => watched(child, group)?,
+        None => (child.wait_with_output()?, None),
+    };
     if output.status.signal() == Some(libc::SIGKILL) {
         return Ok(Ended::Killed);
     }
@@ -195,9 +205,27 @@ pub(crate) fn launch(job: &Job, group: Option<&MemoryGroup>) -> Result<Ended> {
     told?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().last().unwrap_or_default();
-    Ok(match serde_json::from_str(line) {
-        Ok(figures) => Ended::Well(figures),
+    Ok(match serde_json::from_str::<Figures>(line) {
+        Ok(figures) => Ended::Well(Figures { anonymous, ..figures }),
         Err(e) => Ended::Badly(format!("unreadable figures {line:?}: {e}")),
+    })
+}
+
+/// Waits for a child and looks at its group meanwhile.
+fn watched(child: Child, group: &MemoryGroup) -> Result<(Output, Option<u64>)> {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let peak = scope.spawn(|| {
+            let mut peak = None;
+            while !ended.load(Ordering::Relaxed) {
+                peak = peak.max(group.anonymous_bytes());
+                std::thread::sleep(WATCH_EVERY);
+            }
+            peak
+        });
+        let output = child.wait_with_output();
+        ended.store(true, Ordering::Relaxed);
+        Ok((output?, peak.join().unwrap_or_default()))
     })
 }
 
@@ -212,7 +240,7 @@ pub(crate) fn serve(job: &Job) -> Result<()> {
     let start = Instant::now();
     let done = (suite.child)(job)?;
     let wall_s = start.elapsed().as_secs_f64();
-    let figures = Figures { cpu_s: cpu_seconds()?, wall_s, peak_mb: peak_mb()?, done };
+    let figures = Figures { cpu_s: cpu_seconds()?, wall_s, peak_mb: peak_mb()?, anonymous: None, done };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }

@@ -97,8 +97,10 @@ struct Summary {
     killed: usize,
     refused: usize,
     failed: usize,
-    /// The highest resident memory of any run, in MiB like the limit.
+    /// The highest anonymous memory of any run's group, in MiB like the limit: what the kernel cannot take back.
     peak_mb: Option<f64>,
+    /// The highest resident memory of any run, in MiB: with the pages of the program itself, which count elsewhere.
+    resident_mb: Option<f64>,
     cpu_s: Option<f64>,
     wall_s: Option<f64>,
     outcome: String,
@@ -168,7 +170,8 @@ fn run(args: &Args) -> Result<()> {
             }
         }
         let of = |f: fn(&Figures) -> f64| median(all.iter().map(f));
-        summary.peak_mb = all.iter().map(|f| f.peak_mb * 1e6 / MIB as f64).reduce(f64::max);
+        summary.peak_mb = all.iter().filter_map(|f| f.anonymous).max().map(|bytes| bytes as f64 / MIB as f64);
+        summary.resident_mb = all.iter().map(|f| f.peak_mb * 1e6 / MIB as f64).reduce(f64::max);
         (summary.cpu_s, summary.wall_s) = (of(|f| f.cpu_s), of(|f| f.wall_s));
         print(&summary, args.json)?;
     }
@@ -182,7 +185,7 @@ fn print(s: &Summary, json: bool) -> Result<()> {
     }
     let number = |n: Option<f64>| n.map_or("-".to_owned(), |n| format!("{n:.1}"));
     println!(
-        "{:<10} limit {} MiB, data {} times that ({} rows): {} of {} completed, {} killed, peak {} MiB, {} CPU s, {} s; {}",
+        "{:<10} limit {} MiB, data {} times that ({} rows): {} of {} completed, {} killed, peak {} MiB (resident {}), {} CPU s, {} s; {}",
         s.job,
         s.limit_mb,
         s.times,
@@ -191,6 +194,7 @@ fn print(s: &Summary, json: bool) -> Result<()> {
         s.runs,
         s.killed,
         number(s.peak_mb),
+        number(s.resident_mb),
         number(s.cpu_s),
         number(s.wall_s),
         s.outcome
