@@ -36,15 +36,6 @@ impl MemoryGroup {
         let pid = CgroupPid::from(u64::from(child.id()));
         self.0.add_task_by_tgid(pid).map_err(|e| format!("moving a process into a control group: {e}"))
     }
-
-    /// The anonymous memory of the group now, in bytes: what the kernel cannot take back, and so what a limit is about.
-    /// Mapped files (the program's own code too) are not in it.
-    pub fn anonymous_bytes(&self) -> Option<u64> {
-        let memory: &MemController = self.0.controller_of()?;
-        let stat = memory.memory_stat().stat;
-        // `anon` is v2's name, `total_rss` v1's.
-        stat.raw.get("anon").or_else(|| stat.raw.get("total_rss")).copied()
-    }
 }
 
 impl Drop for MemoryGroup {

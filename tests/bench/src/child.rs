@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +37,8 @@ pub(crate) struct Job {
     pub(crate) limit: Option<Limit>,
     /// Whether the plan's floors are put out of force.
     pub(crate) no_floors: bool,
+    /// Whether the process looks at its own memory while it works.
+    pub(crate) watched: bool,
 }
 
 /// How a subject's memory is limited, in bytes.
@@ -147,8 +149,7 @@ pub(crate) struct Figures {
     pub(crate) wall_s: f64,
     /// The highest resident memory of the process, in millions of bytes.
     pub(crate) peak_mb: f64,
-    /// The highest anonymous memory of the child's group, in bytes, as the parent saw it in samples.
-    #[serde(default)]
+    /// The highest anonymous memory of the process in bytes, in samples; only of jobs that are about memory.
     pub(crate) anonymous: Option<u64>,
     /// What the subject says of its work.
     pub(crate) done: Done,
@@ -192,10 +193,7 @@ pub(crate) fn launch(job: &Job, group: Option<&MemoryGroup>) -> Result<Ended> {
     }
     // A child that waits for its group reads a line; the others never look.
     let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(b"go\n"));
-    let (output, anonymous) = match group {
-        Some(group) => watched(child, group)?,
-        None => (child.wait_with_output()?, None),
-    };
+    let output = child.wait_with_output()?;
     if output.status.signal() == Some(libc::SIGKILL) {
         return Ok(Ended::Killed);
     }
@@ -205,27 +203,27 @@ pub(crate) fn launch(job: &Job, group: Option<&MemoryGroup>) -> Result<Ended> {
     told?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().last().unwrap_or_default();
-    Ok(match serde_json::from_str::<Figures>(line) {
-        Ok(figures) => Ended::Well(Figures { anonymous, ..figures }),
+    Ok(match serde_json::from_str(line) {
+        Ok(figures) => Ended::Well(figures),
         Err(e) => Ended::Badly(format!("unreadable figures {line:?}: {e}")),
     })
 }
 
-/// Waits for a child and looks at its group meanwhile.
-fn watched(child: Child, group: &MemoryGroup) -> Result<(Output, Option<u64>)> {
+/// The highest anonymous memory of this process while something runs, in samples.
+fn watched<T>(job: impl FnOnce() -> T) -> (T, Option<u64>) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let peak = scope.spawn(|| {
             let mut peak = None;
             while !ended.load(Ordering::Relaxed) {
-                peak = peak.max(group.anonymous_bytes());
+                peak = peak.max(status_bytes("RssAnon:").ok());
                 std::thread::sleep(WATCH_EVERY);
             }
             peak
         });
-        let output = child.wait_with_output();
+        let done = job();
         ended.store(true, Ordering::Relaxed);
-        Ok((output?, peak.join().unwrap_or_default()))
+        (done, peak.join().unwrap_or_default())
     })
 }
 
@@ -238,9 +236,13 @@ pub(crate) fn serve(job: &Job) -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let suite = suites::by_name(&job.suite)?;
     let start = Instant::now();
-    let done = (suite.child)(job)?;
-    let wall_s = start.elapsed().as_secs_f64();
-    let figures = Figures { cpu_s: cpu_seconds()?, wall_s, peak_mb: peak_mb()?, anonymous: None, done };
+    // Looking costs time of its own, which the suites that measure time must not count.
+    let (done, anonymous) = match job.watched {
+        true => watched(|| (suite.child)(job)),
+        false => ((suite.child)(job), None),
+    };
+    let (done, wall_s) = (done?, start.elapsed().as_secs_f64());
+    let figures = Figures { cpu_s: cpu_seconds()?, wall_s, peak_mb: peak_mb()?, anonymous, done };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
@@ -257,12 +259,17 @@ fn cpu_seconds() -> Result<f64> {
 
 /// The highest resident memory of this process (`VmHWM`), in millions of bytes.
 fn peak_mb() -> Result<f64> {
+    Ok(status_bytes("VmHWM:")? as f64 / 1e6)
+}
+
+/// An amount of memory in `/proc/self/status`.
+fn status_bytes(name: &str) -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let kib: u64 = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())
-        .ok_or("/proc/self/status has no VmHWM")?
+        .ok_or_else(|| format!("/proc/self/status has no {name}"))?
         .parse()?;
-    Ok(kib as f64 * 1024.0 / 1e6)
+    Ok(kib * 1024)
 }

@@ -106,6 +106,7 @@ fn measure(
             files: TableFiles::default(),
             limit: None,
             no_floors: false,
+            watched: false,
         };
         let run = one(&job, case);
         done_with(&output, args.keep && last && run.is_ok())?;

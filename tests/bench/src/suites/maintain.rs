@@ -132,6 +132,7 @@ fn one(case: &Case, subject: &'static str, args: &Args, last: bool) -> Result<(F
         files: sources,
         limit: None,
         no_floors: false,
+        watched: false,
     };
     let figures = child::spawn(&job);
     let written = match case.name {

@@ -97,7 +97,7 @@ struct Summary {
     killed: usize,
     refused: usize,
     failed: usize,
-    /// The highest anonymous memory of any run's group, in MiB like the limit: what the kernel cannot take back.
+    /// The highest anonymous memory of any run, in MiB like the limit: what the kernel cannot take back.
     peak_mb: Option<f64>,
     /// The highest resident memory of any run, in MiB: with the pages of the program itself, which count elsewhere.
     resident_mb: Option<f64>,
@@ -248,6 +248,7 @@ impl<'a> Start<'a> {
             files: TableFiles::default(),
             limit: Some(Limit::Group(limit)),
             no_floors: args.no_floors,
+            watched: true,
         };
         let ended = child::launch(&job, Some(group));
         let fault = match &ended {

@@ -1,5 +1,6 @@
 //! The suites. A new one is a file here and a line in [`SUITES`].
 
+mod floors;
 mod lineitem;
 mod maintain;
 mod memory;
@@ -37,8 +38,16 @@ pub(crate) struct Case {
     pub(crate) operations: u64,
 }
 
-const SUITES: &[Suite] =
-    &[write::SUITE, merge::SUITE, rewrite::SUITE, maintain::SUITE, memory::SUITE, sources::SUITE, stores::SUITE];
+const SUITES: &[Suite] = &[
+    write::SUITE,
+    merge::SUITE,
+    rewrite::SUITE,
+    maintain::SUITE,
+    memory::SUITE,
+    floors::SUITE,
+    sources::SUITE,
+    stores::SUITE,
+];
 
 /// The suite of that name, or an error that lists the suites.
 pub(crate) fn by_name(name: &str) -> Result<&'static Suite> {

@@ -127,6 +127,7 @@ impl<'a> Start<'a> {
             files: self.files.clone(),
             limit: limit.map(|(limit, _)| limit),
             no_floors: false,
+            watched: false,
         };
         let ended = child::launch(&job, limit.and_then(|(_, group)| group));
         let checked = ended.and_then(|ended| match ended {
