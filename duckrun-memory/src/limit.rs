@@ -20,6 +20,10 @@ pub struct EffectiveLimit {
     pub bound_by: Bound,
     /// Every fact that was weighed, in the order of [`Bound`]'s variants; the smallest won.
     pub candidates: Vec<Candidate>,
+    /// How much higher the limit would be if the kernel took back the file pages of our groups that were used lately. It does
+    /// so before it kills, so a job that fits with them is not refused; they make no plan larger than its floors.
+    #[serde(default)]
+    pub reclaimable: u64,
     /// The smallest `memory.high` among our groups, where one is below the limit: the kernel will slow the process down
     /// before the limit is reached. Worth a warning; see [`CgroupLevel::high`](crate::CgroupLevel::high).
     pub throttled_above: Option<u64>,
@@ -83,7 +87,11 @@ impl EffectiveLimit {
         ];
         let facts: Vec<Candidate> =
             facts.into_iter().flatten().map(|(bound, bytes)| Candidate { bound, bytes }).collect();
-        Self::tightest(facts, sample)
+        let limit = Self::tightest(facts, sample);
+        let others = limit.candidates.iter().filter(|c| !matches!(c.bound, Bound::CgroupRemaining { .. }));
+        let reclaimed = cgroup.and_then(|groups| groups.least_reclaimed(own));
+        let most = others.map(|c| c.bytes).chain(reclaimed).min().unwrap_or(limit.bytes);
+        Self { reclaimable: most.saturating_sub(limit.bytes), ..limit }
     }
 
     /// A limit that was decided elsewhere, for tests and for embedders with a scheduler of their own.
@@ -105,6 +113,7 @@ impl EffectiveLimit {
         Self {
             throttled_above: highs.min().filter(|high| *high < bytes),
             cpus: sample.cpus.unwrap_or(1).max(1),
+            reclaimable: 0,
             bytes,
             bound_by,
             candidates,

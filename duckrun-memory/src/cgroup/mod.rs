@@ -65,6 +65,9 @@ pub struct CgroupLevel {
     pub usage: Option<u64>,
     /// The part of the usage that is file pages not used lately, which the kernel drops before it kills.
     pub inactive_file: Option<u64>,
+    /// The part of the usage that is file pages used lately. The kernel drops them too before it kills, but somebody may miss
+    /// them: they do not make a plan larger, they only keep a run from being refused.
+    pub active_file: Option<u64>,
 }
 
 impl CgroupReader {
@@ -116,6 +119,14 @@ impl CgroupSample {
         let left = |level: &CgroupLevel| level.remaining(own_anonymous);
         let remaining = self.levels.iter().filter_map(|level| Some((level, left(level)?)));
         remaining.min_by_key(|(_, left)| *left)
+    }
+
+    /// As [`least_remaining`](Self::least_remaining), with the file pages used lately dropped as well.
+    pub(crate) fn least_reclaimed(&self, own_anonymous: u64) -> Option<u64> {
+        let left = |level: &CgroupLevel| {
+            Some(level.remaining(own_anonymous)?.saturating_add(level.active_file.unwrap_or(0)).min(level.limit?))
+        };
+        self.levels.iter().filter_map(left).min()
     }
 }
 

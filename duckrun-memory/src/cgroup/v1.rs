@@ -25,5 +25,6 @@ pub(super) fn level(dir: &Path, own: bool) -> Option<CgroupLevel> {
         usage: number(&dir.join("memory.usage_in_bytes")),
         // `total_` includes the groups below, as the usage does.
         inactive_file: stat_field(&stat, "total_inactive_file").or_else(|| stat_field(&stat, "inactive_file")),
+        active_file: stat_field(&stat, "total_active_file").or_else(|| stat_field(&stat, "active_file")),
     })
 }

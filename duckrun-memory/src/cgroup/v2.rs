@@ -18,5 +18,6 @@ pub(super) fn level(dir: &Path) -> CgroupLevel {
         high: limit(&dir.join("memory.high")),
         usage: number(&dir.join("memory.current")),
         inactive_file: stat_field(&stat, "inactive_file"),
+        active_file: stat_field(&stat, "active_file"),
     }
 }

@@ -78,19 +78,22 @@ pub fn plan(limit: &EffectiveLimit, settings: &MemorySettings, workload: impl In
 
     let process = settings.floors.process;
     let needed = process.saturating_add(split.floors());
-    if limit.bytes < needed {
+    let most = limit.bytes.saturating_add(limit.reclaimable);
+    if most < needed {
         let (job, bound_by) = (workload.job, limit.bound_by.clone());
-        return Err(Error::LimitTooSmall { job, needed, limit: limit.bytes, bound_by });
+        return Err(Error::LimitTooSmall { job, needed, limit: most, bound_by });
     }
 
-    let budget = limit.bytes - process;
+    // Pages of files in use are taken back for the floors, and for no more.
+    let bytes = limit.bytes.max(needed);
+    let budget = bytes - process;
     let runs = settings.concurrent_runs.max(1);
     // Never below the floors: where the limit does not hold so many runs, the governor lets fewer run at a time.
     let shares = split.shares((budget / runs as u64).max(split.floors()));
     let writers = Writers::within(shares.writer, settings.floors.writer, most_writers, workload.row_width());
     Ok(MemoryPlan {
         job: workload.job,
-        limit: limit.bytes,
+        limit: bytes,
         bound_by: limit.bound_by.clone(),
         process,
         engine: shares.engine,

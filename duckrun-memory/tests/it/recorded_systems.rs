@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use duckrun_memory::{Bound, CgroupVersion, GIB, MIB};
+use duckrun_memory::{Bound, CgroupVersion, EffectiveLimit, GIB, Job, MIB, MemorySettings, plan};
 
 use crate::trees::{Tree, UNLIMITED_V1, left_in, limit_of};
 
@@ -247,4 +247,26 @@ fn samples_serialise() {
     let text = serde_json::to_string(&sample).unwrap();
     assert_eq!(serde_json::from_str::<duckrun_memory::CgroupSample>(&text).unwrap(), sample);
     assert_eq!(sample.levels[0].path, Path::new("/sys/fs/cgroup/a"));
+}
+
+/// A container whose earlier runs had read their inputs refused every further run, although the kernel would have dropped
+/// those pages: 160 of 512 MiB were pages of files that had been used twice.
+#[test]
+fn pages_of_files_in_use_make_no_plan_larger_and_refuse_none() {
+    let stat = format!("anon 0\nactive_file {}\ninactive_file {}\n", 220 * MIB, 10 * MIB);
+    let tree = Tree::new("0::/\n", V2_ROOT)
+        .v2("/sys/fs/cgroup", &(512 * MIB).to_string(), 330 * MIB, 0)
+        .file("/sys/fs/cgroup/memory.stat", &stat);
+    let limit = tree.limit();
+    // 512 - (330 - 10 inactive - 100 our own): active pages are not counted as free.
+    assert_eq!((limit.bytes, limit.reclaimable), (292 * MIB, 220 * MIB), "{}", limit.picture());
+    let settings = MemorySettings { threads: Some(1), ..MemorySettings::default() };
+    let least = plan(&EffectiveLimit::explicit(GIB, 1), &settings, Job::Write).unwrap();
+    let floors = plan(&limit, &settings, Job::Write).unwrap();
+    assert!(floors.limit > limit.bytes && floors.limit <= 512 * MIB, "{floors}");
+    assert!(floors.engine < least.engine && floors.limit == floors.process + floors.lease_bytes(), "{floors}");
+    // With too little even so, the refusal names what there is in all.
+    let mut none = limit;
+    none.reclaimable = 0;
+    assert!(plan(&none, &settings, Job::Write).is_err());
 }
