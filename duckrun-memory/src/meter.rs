@@ -52,8 +52,9 @@ pub struct Peak {
 }
 
 impl PeakMeter {
-    /// How often the memory is looked at by default: allocating 100 MB takes longer.
-    pub const INTERVAL: Duration = Duration::from_millis(5);
+    /// How often the memory is looked at by default: about as long as it takes to fill 100 MB. Looking four times as often took
+    /// 3 % of the processor time of a merge.
+    pub const INTERVAL: Duration = Duration::from_millis(20);
 
     /// Starts to measure.
     pub fn start() -> Self {
