@@ -14,6 +14,7 @@ mod maintained;
 mod maintenance;
 mod maintenance_corruption;
 mod maintenance_crash;
+mod maintenance_requests;
 mod maintenance_vacuum;
 mod memory;
 mod merge_errors;

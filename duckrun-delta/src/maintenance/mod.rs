@@ -21,8 +21,8 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use duckrun_core::maintenance::{Action, Applied, MaintenanceOptions, TableMaintenance, TableStats};
-use duckrun_core::{At, Error, ErrorKind, Result, RunContext, Snapshot as _};
+use duckrun_core::maintenance::{Action, Applied, Glance, MaintenanceOptions, TableMaintenance, TableStats};
+use duckrun_core::{At, Commit, Error, ErrorKind, Result, RunContext, Snapshot};
 
 pub(crate) use self::properties::Properties;
 pub(crate) use self::replay::object_path;
@@ -83,6 +83,16 @@ impl DeltaMaintenance {
 
 #[async_trait]
 impl TableMaintenance for DeltaMaintenance {
+    fn glance(&self, at: Option<&dyn Snapshot>, commit: &Commit) -> Glance {
+        let mut glance = Glance::new(at, commit);
+        if let Some(snapshot) = at.and_then(|at| at.as_any().downcast_ref::<DeltaSnapshot>()) {
+            // Properties that cannot be understood are the fault of the look, not of the glance.
+            glance.checkpoint_interval = Properties::of(snapshot.metadata()).map_or(1, |p| p.checkpoint_interval);
+            (glance.checkpoint, glance.last_commit) = replay::log_files(snapshot);
+        }
+        glance
+    }
+
     async fn stats(&self, cx: &RunContext) -> Result<TableStats> {
         stats::read(&self.open().await?, &self.options, cx.now()).await
     }
