@@ -12,6 +12,7 @@ mod exactly_once;
 mod jobs;
 mod maintained;
 mod maintenance;
+mod maintenance_conflicts;
 mod maintenance_corruption;
 mod maintenance_crash;
 mod maintenance_requests;

@@ -12,7 +12,7 @@ use duckrun::arrow::array::AsArray;
 use duckrun::arrow::datatypes::Int64Type;
 use duckrun::delta::StoreRoot;
 use duckrun::{At, FairGovernor, MemorySettings, Result, Session, Snapshot};
-use duckrun_testkit::Emulator;
+use duckrun_testkit::{Emulator, FaultyStore};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -52,6 +52,12 @@ impl World {
         let root = StoreRoot::open(&emulator.url("lake"), &emulator.options("secret")).unwrap();
         let store = Arc::new(PrefixStore::new(root.store().clone(), root.prefix().clone()));
         Self { store, local: None, remote: Some(Arc::new((emulator, root))), governor: Arc::default() }
+    }
+
+    /// The same tables through a store that tells what is asked of it, and its rules.
+    pub(crate) fn hooked(&self) -> (Self, FaultyStore) {
+        let store = FaultyStore::new(self.store.clone());
+        (Self::within(store.clone()), store)
     }
 
     /// A local root with the same files.

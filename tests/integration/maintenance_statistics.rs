@@ -120,7 +120,9 @@ fn counted(folder: &Path, history: &History, now: DateTime<Utc>) -> TableStats {
             }
         }
         for added in actions.iter().filter_map(|a| a.get("add")) {
-            tombstones.remove(&id(added));
+            if is_after {
+                tombstones.remove(&id(added));
+            }
             live.insert(id(added), added.clone());
         }
     }
@@ -165,7 +167,7 @@ fn rows(numbers: &std::ops::Range<u8>) -> String {
     )
 }
 
-async fn carry_out(lake: &Lake, step: &Step) -> Option<()> {
+async fn carry_out(lake: &Lake, step: &Step, vectors: usize) -> Option<()> {
     let model = || lake.session.model("a.t");
     let (folder, maintain) = (lake.folder("a.t"), || lake.session.maintain("a.t").unsafe_retention());
     let model = match step {
@@ -179,9 +181,11 @@ async fn carry_out(lake: &Lake, step: &Step) -> Option<()> {
                 return None;
             }
             let mut turn = 0;
+            let gone = vectors as u64;
+            // A vector that a file has already would be removed and added by one commit, which the protocol forbids.
             let choose = |rows: u64| {
                 turn += 1;
-                if turn % every == 0 { (0..rows.min(1)).collect() } else { Vec::new() }
+                if turn % every == 0 && gone <= rows { (0..gone).collect() } else { Vec::new() }
             };
             return delete_rows(&folder, choose).unwrap().then_some(());
         }
@@ -199,7 +203,7 @@ async fn carry_out(lake: &Lake, step: &Step) -> Option<()> {
         }
     };
     let report = model.run().await.unwrap();
-    assert!(!report.is_refused(), "{report}");
+    assert!(!matches!(report.outcome, duckrun::CommitOutcome::Conflict { .. }), "{report}");
     Some(())
 }
 
@@ -222,8 +226,10 @@ async fn history(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut known = History::new();
     remember(&folder, &mut known);
     let store = lake.session.table("a.t").unwrap().store().clone();
+    let mut vectors = 0;
     for step in steps {
-        if carry_out(&lake, &step).await.is_none() {
+        vectors += usize::from(matches!(step, Step::Vectors(_)));
+        if carry_out(&lake, &step, vectors).await.is_none() {
             continue;
         }
         remember(&folder, &mut known);
