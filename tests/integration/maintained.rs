@@ -108,8 +108,9 @@ impl World {
     ) -> Result<Vec<[i64; N]>> {
         let mut rows = Vec::new();
         for file in snapshot.files().await?.files {
-            let name = file.url.path().rsplit('/').next().unwrap();
-            let path = Path::parse(format!("{}/{name}", table.replace('.', "/"))).unwrap();
+            let folder = format!("/{}/", table.replace('.', "/"));
+            let name = file.url.path().rsplit_once(&folder).unwrap().1;
+            let path = Path::parse(format!("{folder}{name}")).unwrap();
             let bytes = self.store.get(&path).await.map_err(|e| duckrun::Error::corrupt(format!("{path}: {e}")))?;
             let bytes: Bytes = bytes.bytes().await.unwrap();
             let mut at = 0_u64;
