@@ -24,7 +24,8 @@ pub(crate) fn is_occasion(settings: &PolicySettings, glance: &Glance, now: DateT
     }
     let many = settings.min_bin_files as u64;
     let checkpoint_due = settings.checkpoint
-        && glance.version.saturating_sub(glance.checkpoint.unwrap_or(0)) >= checkpoint_interval(glance.checkpoint_interval);
+        && glance.version.saturating_sub(glance.checkpoint.unwrap_or(0))
+            >= checkpoint_interval(glance.checkpoint_interval);
     let rested = glance.last_commit.is_some_and(|then| age(then, now) >= REST);
     let turn = glance.version > 0 && glance.version.is_multiple_of(EVERY);
     glance.files_added >= many || glance.files_removed >= many || checkpoint_due || rested || turn

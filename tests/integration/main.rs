@@ -15,6 +15,7 @@ mod maintenance;
 mod maintenance_conflicts;
 mod maintenance_corruption;
 mod maintenance_crash;
+mod maintenance_memory;
 mod maintenance_requests;
 mod maintenance_statistics;
 mod maintenance_vacuum;

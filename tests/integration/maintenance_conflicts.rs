@@ -215,7 +215,10 @@ async fn writes_in_whose_midst_maintenance_happens() {
                     assert_eq!(again, Some(false), "{write:?} was refused again after {upkeep:?} at {moment:?}");
                 }
             }
-            assert!(seen.contains(&Moment::Pinned) && seen.contains(&Moment::Commit), "{upkeep:?}, {write:?}: {seen:?}");
+            assert!(
+                seen.contains(&Moment::Pinned) && seen.contains(&Moment::Commit),
+                "{upkeep:?}, {write:?}: {seen:?}"
+            );
         })
     });
     let mut done = futures::stream::iter(pairs).buffer_unordered(4);
@@ -308,7 +311,9 @@ async fn maintenance_in_whose_midst_writes_happen() {
         WRITES.into_iter().flat_map(move |write| moments(upkeep).into_iter().map(move |ask| (upkeep, write, ask)))
     });
     let all = all.map(|(upkeep, write, ask)| {
-        tokio::spawn(async move { assert!(written_midway(upkeep, write, ask).await, "{ask:?} of {upkeep:?} never came") })
+        tokio::spawn(
+            async move { assert!(written_midway(upkeep, write, ask).await, "{ask:?} of {upkeep:?} never came") },
+        )
     });
     let mut done = futures::stream::iter(all).buffer_unordered(4);
     while let Some(one) = done.next().await {

@@ -131,8 +131,7 @@ fn counted(folder: &Path, history: &History, now: DateTime<Utc>) -> TableStats {
         let values = file["partitionValues"].as_object().unwrap();
         let values: BTreeMap<String, Option<String>> =
             values.iter().map(|(k, v)| (k.clone(), v.as_str().map(str::to_owned))).collect();
-        let partition =
-            partitions.entry(values.clone()).or_insert_with(|| PartitionStats::new(values, Vec::new()));
+        let partition = partitions.entry(values.clone()).or_insert_with(|| PartitionStats::new(values, Vec::new()));
         partition.file_sizes.push(file["size"].as_u64().unwrap());
         partition.file_sizes.sort_unstable();
         if let Some(rows) = file["deletionVector"]["cardinality"].as_u64() {
@@ -219,7 +218,8 @@ async fn history(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let session = duckrun::Session::open(lake.root()).writable().maintenance(false).await.unwrap();
     let lake = lake.with_session(session);
     let model = lake.session.model("a.t").sql(rows(&(0..5))).partition_by(["p q"]);
-    let model = model.property("delta.targetFileSize", "3mb").property("delta.logRetentionDuration", "interval 0 hours");
+    let model =
+        model.property("delta.targetFileSize", "3mb").property("delta.logRetentionDuration", "interval 0 hours");
     let model = model.property("delta.deletedFileRetentionDuration", "interval 1 hour");
     model.run().await.unwrap().committed().map(drop).unwrap();
     let folder = lake.folder("a.t");

@@ -248,7 +248,10 @@ fn a_commit_that_is_no_occasion_costs_nothing() {
     assert!(!looked && report.passed && report.is_clean(), "{report}");
     assert_eq!(report.to_string(), "maintenance: not looked for; 0.00 s");
     let (looked, report) = after(&Passes(true));
-    assert!(!looked && report.fault.is_some() && report.to_string().contains("the policy panicked: no idea"), "{report}");
+    assert!(
+        !looked && report.fault.is_some() && report.to_string().contains("the policy panicked: no idea"),
+        "{report}"
+    );
     // What is asked for by `run` is done whatever the occasion.
     let table = Fake::new(Ok(empty()), []);
     now(run(&context(), &table, &Passes(false)));
