@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use duckdb::Connection;
 use duckrun::core::maintenance::{Action, PartitionStats, TableMaintenance as _, TableStats};
-use duckrun::{Append, Delete, DeltaMaintenance, MaintenanceOptions, Merge, Overwrite, RunContext};
+use duckrun::{Append, Delete, DeltaMaintenance, Maintain, MaintenanceOptions, Merge, Overwrite, RunContext};
 use duckrun_testkit::generate::delete_rows;
 use duckrun_testkit::log_versions;
 use proptest::collection::vec;
@@ -77,8 +77,11 @@ fn id(file: &Json) -> (String, String) {
     (file["path"].as_str().unwrap().to_owned(), vector)
 }
 
-/// The newest checkpoint, and the files that it says were removed, with the time.
-fn checkpoint(folder: &Path) -> Option<(u64, BTreeMap<(String, String), i64>)> {
+/// Removed files by their ids, with the time.
+type Removed = BTreeMap<(String, String), i64>;
+
+/// The newest checkpoint, and the files that it says were removed.
+fn checkpoint(folder: &Path) -> Option<(u64, Removed)> {
     let hint = std::fs::read_to_string(folder.join("_delta_log/_last_checkpoint")).ok()?;
     let version = serde_json::from_str::<Json>(&hint).unwrap()["version"].as_u64().unwrap();
     let file = folder.join(format!("_delta_log/{version:020}.checkpoint.parquet"));
@@ -166,6 +169,11 @@ fn rows(numbers: &std::ops::Range<u8>) -> String {
     )
 }
 
+async fn maintained(maintain: Maintain) -> Option<()> {
+    drop(clean(maintain).await);
+    Some(())
+}
+
 async fn carry_out(lake: &Lake, step: &Step, vectors: usize) -> Option<()> {
     let model = || lake.session.model("a.t");
     let (folder, maintain) = (lake.folder("a.t"), || lake.session.maintain("a.t").unsafe_retention());
@@ -188,17 +196,17 @@ async fn carry_out(lake: &Lake, step: &Step, vectors: usize) -> Option<()> {
             };
             return delete_rows(&folder, choose).unwrap().then_some(());
         }
-        Step::Compact => return Some(drop(clean(maintain().compact()).await)),
+        Step::Compact => return maintained(maintain().compact()).await,
         Step::CompactNull => {
             let partition = BTreeMap::from([("p q".to_owned(), None)]);
-            return Some(drop(clean(maintain().action(Action::Compact { partitions: vec![partition] })).await));
+            return maintained(maintain().action(Action::Compact { partitions: vec![partition] })).await;
         }
-        Step::ZOrder => return Some(drop(clean(maintain().z_order(["n"])).await)),
-        Step::Vacuum => return Some(drop(clean(maintain().vacuum(Duration::ZERO)).await)),
-        Step::Checkpoint => return Some(drop(clean(maintain().checkpoint()).await)),
+        Step::ZOrder => return maintained(maintain().z_order(["n"])).await,
+        Step::Vacuum => return maintained(maintain().vacuum(Duration::ZERO)).await,
+        Step::Checkpoint => return maintained(maintain().checkpoint()).await,
         Step::CleanLog => {
             let action = Action::CleanLog { retention: Duration::ZERO };
-            return Some(drop(clean(maintain().action(action)).await));
+            return maintained(maintain().action(action)).await;
         }
     };
     let report = model.run().await.unwrap();

@@ -45,8 +45,9 @@ pub(super) async fn sorted(
 ) -> Result<BatchStream> {
     let schema = rows.schema().clone();
     let memory = cx.memory();
-    // The engine does not run meanwhile, so its share is free; the writer has its own.
-    let budget = ((memory.engine + memory.delta_rs) / 2).max(LEAST);
+    // The engine does not run meanwhile, so its share is free; the writer has its own. Half of it at most is ever in use at once by
+    // what is counted, and an allocator keeps about as much again of what was freed by other threads than it was allocated by.
+    let budget = ((memory.engine + memory.delta_rs) / 4).max(LEAST);
     let mut held = Held::default();
     let mut spilled: Option<Spilled> = None;
     while let Some(batch) = rows.next().await {

@@ -108,8 +108,7 @@ fn what_is_an_occasion_and_what_is_not() {
     // Nobody has said what the interval is.
     assert!(is(|g| (g.version, g.checkpoint_interval) = (20, 0)));
 
-    let mut off = PolicySettings::default();
-    off.checkpoint = false;
+    let mut off = PolicySettings { checkpoint: false, ..PolicySettings::default() };
     let policy = DefaultPolicy::new(off.clone()).unwrap();
     plain.checkpoint = None;
     assert!(!policy.is_occasion(&plain, noon()), "checkpoints are somebody else's");
