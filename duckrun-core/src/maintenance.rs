@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{FileOptions, Result, RunContext};
+use crate::{Commit, FileOptions, Result, RunContext, Snapshot};
 
 /// Statistics of a table, read from its log alone.
 #[non_exhaustive]
@@ -68,6 +68,41 @@ impl PartitionStats {
     pub fn new(values: BTreeMap<String, Option<String>>, mut file_sizes: Vec<u64>) -> Self {
         file_sizes.sort_unstable();
         Self { values, file_sizes, ..Self::default() }
+    }
+}
+
+/// What a run knows about its table right after its commit without asking the store for anything: from the snapshot that it
+/// pinned and from the commit itself. Enough to tell whether statistics are worth reading.
+#[non_exhaustive]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Glance {
+    /// The version that was committed.
+    pub version: u64,
+    /// The version that the run had pinned; `None` where it has created the table.
+    pub read: Option<u64>,
+    /// The checkpoint from which the pinned version was read; `None` where there was none.
+    pub checkpoint: Option<u64>,
+    /// `delta.checkpointInterval`; 0 where nobody knows.
+    pub checkpoint_interval: u64,
+    /// When the pinned version was committed, by the store's clock; `None` where nobody knows.
+    pub last_commit: Option<DateTime<Utc>>,
+    /// Data files that the commit added.
+    pub files_added: u64,
+    /// Data files that it removed.
+    pub files_removed: u64,
+}
+
+impl Glance {
+    /// What a snapshot and a commit say by themselves.
+    pub fn new(at: Option<&dyn Snapshot>, commit: &Commit) -> Self {
+        Self {
+            version: commit.version,
+            read: at.map(Snapshot::version),
+            files_added: commit.metrics.files_added,
+            files_removed: commit.metrics.files_removed,
+            ..Self::default()
+        }
     }
 }
 
@@ -180,6 +215,11 @@ impl Applied {
 /// unchanged; concurrent appends neither refuse nor starve it. After a crash at any point the table reads the same.
 #[async_trait]
 pub trait TableMaintenance: Send + Sync + fmt::Debug {
+    /// What is known after a commit of a run that had pinned `at`. Asks the store for nothing.
+    fn glance(&self, at: Option<&dyn Snapshot>, commit: &Commit) -> Glance {
+        Glance::new(at, commit)
+    }
+
     /// Statistics from the log alone.
     ///
     /// # Errors

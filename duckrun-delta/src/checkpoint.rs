@@ -1,16 +1,16 @@
-//! Checkpoints: written after the commit whose version is due, by delta-rs, and never able to fail a run.
+//! Checkpoints: written after the commit whose version is due, by the kernel under delta-rs, and never able to fail a run.
 //!
 //! delta-rs would write them inside its own commit and return their failure as the commit's (delta-rs 1.1.3,
 //! `transaction/mod.rs`), so that a caller retries a commit that is durable. Here the commit is ours and the checkpoint follows.
+//! Its `create_checkpoint` takes a table with all adds in memory and then opens the version twice more; the kernel's needs the
+//! snapshot that we have.
 
 use std::collections::BTreeMap;
 
-use deltalake::DeltaTable;
-use deltalake::checkpoints::create_checkpoint;
-use duckrun_core::{Error, Result};
+use duckrun_core::{Error, Result, Snapshot as _};
 
 use crate::error::delta_error;
-use crate::location::Location;
+use crate::snapshot::DeltaSnapshot;
 
 /// The protocol's default for `delta.checkpointInterval`.
 const DEFAULT_INTERVAL: u64 = 100;
@@ -21,16 +21,17 @@ pub(crate) fn is_due(version: u64, properties: &BTreeMap<String, String>) -> boo
     version > 0 && version.is_multiple_of(std::cmp::max(interval, 1))
 }
 
-/// Writes the checkpoint of a version.
-pub(crate) async fn write(location: &Location, version: u64) -> Result<()> {
-    let doing = || format!("write the checkpoint of version {version} of {location}");
-    let mut table = DeltaTable::new(location.log().clone());
-    table.load_version(version).await.map_err(|e| delta_error(e, doing()))?;
-    // On a task of its own: what delta-rs does here panics rather than fails for some inputs, and a panic must not reach a run.
-    tokio::spawn(async move { create_checkpoint(&table, None).await })
+/// Writes the checkpoint of a snapshot's version, unless there is one.
+pub(crate) async fn write(snapshot: &DeltaSnapshot) -> Result<()> {
+    let doing = format!("write the checkpoint of version {} of {}", snapshot.version(), snapshot.location());
+    let scan = snapshot.lazy().scan_builder().build().map_err(|e| delta_error(e, &doing))?;
+    let (kernel, engine) = (scan.snapshot().clone(), snapshot.location().log().engine(None));
+    let failed = doing.clone();
+    // On a thread of its own: it blocks, and it panics rather than fails for some inputs, and a panic must not reach a run.
+    tokio::task::spawn_blocking(move || kernel.checkpoint(engine.as_ref(), None).map(drop))
         .await
-        .map_err(|e| Error::internal(doing()).with_source(e))?
-        .map_err(|e| delta_error(e, doing()))
+        .map_err(|e| Error::internal(format!("cannot {failed}")).with_source(e))?
+        .map_err(|e| delta_error(e.into(), doing))
 }
 
 #[cfg(test)]

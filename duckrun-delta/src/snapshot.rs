@@ -132,6 +132,14 @@ impl DeltaSnapshot {
         }
     }
 
+    /// The newest version, from what is known and what came after it: cheaper than opening it anew.
+    pub(crate) async fn newest(&self) -> Result<Self> {
+        let engine = self.location.log().engine(None);
+        let lazy = self.lazy.clone().update(engine, None).await;
+        let lazy = lazy.map_err(|e| delta_error(e, format_args!("open the newest version of {}", self.location)))?;
+        Self::build(self.location.clone(), lazy.as_ref().clone())
+    }
+
     pub(crate) fn location(&self) -> &Location {
         &self.location
     }

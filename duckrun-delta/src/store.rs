@@ -151,7 +151,13 @@ impl TableStore for DeltaStore {
         if !at.is_some_and(|s| checkpoint::is_due(version, &s.properties())) {
             return Vec::new();
         }
-        match checkpoint::write(&self.location, version).await {
+        let written = async {
+            match self.open(At::Version(version)).await? {
+                Some(snapshot) => checkpoint::write(&snapshot).await,
+                None => Err(Error::corrupt(format!("version {version} has vanished"))),
+            }
+        };
+        match written.await {
             Ok(()) => vec![format!("checkpoint of v{version}")],
             Err(e) => {
                 tracing::warn!(table = self.location.display(), version, error = %e, "a checkpoint failed; the commit stands");

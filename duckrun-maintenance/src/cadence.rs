@@ -49,9 +49,14 @@ pub(crate) fn vacuum(
 
 /// A checkpoint, when the interval is over, the commits of the actions before it included.
 pub(crate) fn checkpoint(settings: &PolicySettings, stats: &TableStats, before: &[Action]) -> Option<Action> {
-    let interval = if stats.checkpoint_interval == 0 { CHECKPOINT_INTERVAL } else { stats.checkpoint_interval };
+    let interval = checkpoint_interval(stats.checkpoint_interval);
     let commits = before.iter().map(commits).fold(stats.commits_since_checkpoint, u64::saturating_add);
     (settings.checkpoint && commits >= interval).then_some(Action::Checkpoint)
+}
+
+/// The interval, where it is known.
+pub(crate) fn checkpoint_interval(known: u64) -> u64 {
+    if known == 0 { CHECKPOINT_INTERVAL } else { known }
 }
 
 /// A log clean-up, when the oldest entry has outlived the retention by a day, so that one a day is enough.
@@ -81,6 +86,6 @@ fn commits(action: &Action) -> u64 {
 }
 
 /// How long ago; zero for a time in the future, which a skewed clock can write: nothing is due because of that.
-fn age(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+pub(crate) fn age(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (now - then).to_std().unwrap_or_default()
 }

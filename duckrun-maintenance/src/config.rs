@@ -29,7 +29,7 @@ pub struct PolicySettings {
     /// Whether small files are merged (or z-ordered) at all.
     pub compact: bool,
     /// How many small files that are worth merging a table may have, over all its partitions: one more, and all of them are
-    /// merged.
+    /// merged. After a run that is noticed up to ten commits late, because not every commit is an occasion to look.
     pub max_small_files: usize,
     /// From how many small files on a partition is worth merging whatever their sizes, and is merged at once if together they
     /// fill a target file. At least 2.

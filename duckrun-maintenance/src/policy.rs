@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use duckrun_core::Result;
-use duckrun_core::maintenance::{Action, TableStats};
+use duckrun_core::maintenance::{Action, Glance, TableStats};
 
-use crate::{PolicySettings, cadence, compact};
+use crate::{PolicySettings, cadence, compact, occasion};
 
 /// Decides what a table needs.
 ///
 /// # Contract
-/// Implemented by this crate and by embedders; called by [`run`](crate::run) once per maintenance, after the data commit.
+/// Implemented by this crate and by embedders. After a data commit [`after_commit`](crate::after_commit) asks
+/// [`is_occasion`](Self::is_occasion), and only where that says so are the statistics read and [`decide`](Self::decide) asked;
+/// [`run`](crate::run) asks `decide` at once.
 ///
 /// - Pure: the same statistics and time give the same actions, in the order in which they should be carried out.
 /// - Cheap: called after every write, also of tables with 100,000 files; it does not block.
@@ -23,7 +25,7 @@ use crate::{PolicySettings, cadence, compact};
 ///
 /// ```
 /// use chrono::{DateTime, Utc};
-/// use duckrun_core::maintenance::{Action, TableStats};
+/// use duckrun_core::maintenance::{Action, Glance, TableStats};
 /// use duckrun_maintenance::MaintenancePolicy;
 ///
 /// #[derive(Debug)]
@@ -36,11 +38,24 @@ use crate::{PolicySettings, cadence, compact};
 /// }
 /// ```
 pub trait MaintenancePolicy: Send + Sync + Debug {
+    /// Whether something can be due after this commit, so that the statistics are worth reading, which takes a few requests of
+    /// the store and a replay of the log. By default always.
+    ///
+    /// A pure function as well, so that processes that live for one run maintain a table as one that lives for many.
+    fn is_occasion(&self, glance: &Glance, now: DateTime<Utc>) -> bool {
+        let _ = (glance, now);
+        true
+    }
+
     /// The actions that the table needs now, in order.
     fn decide(&self, stats: &TableStats, now: DateTime<Utc>) -> Vec<Action>;
 }
 
 impl<P: MaintenancePolicy + ?Sized> MaintenancePolicy for Arc<P> {
+    fn is_occasion(&self, glance: &Glance, now: DateTime<Utc>) -> bool {
+        (**self).is_occasion(glance, now)
+    }
+
     fn decide(&self, stats: &TableStats, now: DateTime<Utc>) -> Vec<Action> {
         (**self).decide(stats, now)
     }
@@ -70,6 +85,10 @@ impl DefaultPolicy {
 }
 
 impl MaintenancePolicy for DefaultPolicy {
+    fn is_occasion(&self, glance: &Glance, now: DateTime<Utc>) -> bool {
+        occasion::is_occasion(&self.0, glance, now)
+    }
+
     fn decide(&self, stats: &TableStats, now: DateTime<Utc>) -> Vec<Action> {
         let mut actions = compact::actions(&self.0, stats);
         actions.extend(cadence::vacuum(&self.0, stats, now, &actions));
@@ -86,6 +105,10 @@ impl MaintenancePolicy for DefaultPolicy {
 pub struct Disabled;
 
 impl MaintenancePolicy for Disabled {
+    fn is_occasion(&self, _glance: &Glance, _now: DateTime<Utc>) -> bool {
+        false
+    }
+
     fn decide(&self, _stats: &TableStats, _now: DateTime<Utc>) -> Vec<Action> {
         Vec::new()
     }

@@ -17,6 +17,8 @@ pub struct Report {
     pub steps: Vec<Step>,
     /// What kept maintenance from starting: the statistics could not be read, or the policy panicked.
     pub fault: Option<Fault>,
+    /// Whether the commit was no occasion to look at the table: nothing was read.
+    pub passed: bool,
     /// Whether the run was cancelled before everything was done.
     pub cancelled: bool,
     /// How long it took, by the run's clock.
@@ -139,6 +141,7 @@ impl fmt::Display for Report {
         }
         match (&self.fault, self.steps.as_slice()) {
             (Some(fault), _) => write!(f, " failed: {fault}")?,
+            (None, []) if self.passed => f.write_str(": not looked for")?,
             (None, []) if self.cancelled => f.write_str(": cancelled")?,
             (None, []) => f.write_str(": nothing to do")?,
             (None, [first, rest @ ..]) => {

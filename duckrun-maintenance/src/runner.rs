@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use duckrun_core::maintenance::{Action, Applied, TableMaintenance};
+use duckrun_core::maintenance::{Action, Applied, Glance, TableMaintenance};
 use duckrun_core::{ErrorKind, Phase, Progress, Result, RunContext};
 
 use crate::{Fault, MaintenancePolicy, Outcome, Report, Step};
@@ -35,6 +35,25 @@ pub async fn run(cx: &RunContext, table: &dyn TableMaintenance, policy: &dyn Mai
     report.elapsed = (cx.now() - started).to_std().unwrap_or_default();
     tracing::debug!(%report, "maintenance ended");
     report
+}
+
+/// After a data commit: as [`run`], where the policy says that the commit is an occasion
+/// ([`MaintenancePolicy::is_occasion`]); otherwise the table is not looked at.
+pub async fn after_commit(
+    cx: &RunContext,
+    table: &dyn TableMaintenance,
+    policy: &dyn MaintenancePolicy,
+    glance: &Glance,
+) -> Report {
+    match catch_unwind(AssertUnwindSafe(|| policy.is_occasion(glance, cx.now()))) {
+        Ok(true) => run(cx, table, policy).await,
+        Ok(false) => Report { passed: true, ..Report::default() },
+        Err(payload) => {
+            let fault = Fault::panicked("the policy", &*payload);
+            tracing::warn!(%fault, "maintenance did not start");
+            Report { fault: Some(fault), ..Report::default() }
+        }
+    }
 }
 
 /// `Err` is what kept it from starting.

@@ -249,7 +249,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
             // The engine's memory is maintenance's now: both have the one lease of the run.
             drop(opened);
             watch.start(Phase::Maintenance);
-            done.maintained = upkeep.after_run(cx, store.as_ref()).await;
+            done.maintained = upkeep.after_run(cx, store.as_ref(), at.as_deref(), commit).await;
             done.maintenance = match &done.maintained {
                 Some(report) => report.fault.iter().map(|f| format!("failed: {f}")).collect(),
                 None => store.after_commit(cx, at.as_ref(), commit.version).await,

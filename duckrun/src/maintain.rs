@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use duckrun_core::maintenance::{Action, MaintenanceOptions};
-use duckrun_core::{Error, ErrorKind, Progress, Result, RunContext, TableName, TableStore};
+use duckrun_core::{Commit, Error, ErrorKind, Progress, Result, RunContext, Snapshot, TableName, TableStore};
 use duckrun_delta::{DeltaMaintenance, VacuumPlan};
 use duckrun_maintenance::{DefaultPolicy, MaintenancePolicy, OnRequest, Report};
 use duckrun_memory::Job;
@@ -32,10 +32,17 @@ impl Default for Upkeep {
 }
 
 impl Upkeep {
-    /// After a run's commit, within its lease. It cannot fail the run; `Err` is a store without maintenance of ours.
-    pub(crate) async fn after_run(&self, cx: &RunContext, store: &dyn TableStore) -> Option<Report> {
+    /// After a run's commit, within its lease. It cannot fail the run; `None` is a store without maintenance of ours.
+    pub(crate) async fn after_run(
+        &self,
+        cx: &RunContext,
+        store: &dyn TableStore,
+        at: Option<&dyn Snapshot>,
+        commit: &Commit,
+    ) -> Option<Report> {
         let table = store.maintenance(&self.options)?;
-        Some(duckrun_maintenance::run(cx, table.as_ref(), &self.policy).await)
+        let glance = table.glance(at, commit);
+        Some(duckrun_maintenance::after_commit(cx, table.as_ref(), &self.policy, &glance).await)
     }
 }
 

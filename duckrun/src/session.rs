@@ -258,7 +258,8 @@ impl SessionBuilder {
     }
 
     /// Whether runs maintain their table after the commit, as the [policy](Self::policy) says. On by default. A fault is in the
-    /// run's report, never its error.
+    /// run's report, never its error. Most small commits cost nothing: the table is looked at only now and then
+    /// ([`is_occasion`](MaintenancePolicy::is_occasion)).
     pub fn maintenance(mut self, on: bool) -> Self {
         self.upkeep.inline = on;
         self

@@ -16,7 +16,7 @@ fn tools() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-async fn start(emulated: Emulated) -> Option<Emulator> {
+pub(crate) async fn start(emulated: Emulated) -> Option<Emulator> {
     let started =
         tokio::task::spawn_blocking(move || Emulator::start(emulated, &tools().join("emulators"))).await.unwrap();
     started.map_err(|why| skipped(&format!("{emulated:?}, emulated"), &why)).ok()

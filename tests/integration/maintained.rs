@@ -10,10 +10,13 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use duckrun::arrow::array::AsArray;
 use duckrun::arrow::datatypes::Int64Type;
+use duckrun::delta::StoreRoot;
 use duckrun::{At, FairGovernor, MemorySettings, Result, Session, Snapshot};
+use duckrun_testkit::{Emulator, FaultyStore};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use url::Url;
@@ -23,6 +26,7 @@ use url::Url;
 pub(crate) struct World {
     pub(crate) store: Arc<dyn ObjectStore>,
     local: Option<Arc<tempfile::TempDir>>,
+    remote: Option<Arc<(Emulator, StoreRoot)>>,
     governor: Arc<FairGovernor>,
 }
 
@@ -31,16 +35,29 @@ impl World {
     pub(crate) fn local() -> Self {
         let root = Arc::new(tempfile::tempdir().unwrap());
         let store = Arc::new(LocalFileSystem::new_with_prefix(root.path()).unwrap());
-        Self { store, local: Some(root), governor: Arc::default() }
+        Self { store, local: Some(root), remote: None, governor: Arc::default() }
     }
 
     /// In any store with conditional puts.
     pub(crate) fn within(store: impl ObjectStore) -> Self {
-        Self { store: Arc::new(store), local: None, governor: Arc::default() }
+        Self { store: Arc::new(store), local: None, remote: None, governor: Arc::default() }
     }
 
     pub(crate) fn memory() -> Self {
         Self::within(InMemory::new())
+    }
+
+    /// In an emulated store, over HTTP. The emulator lives as long as the world does.
+    pub(crate) fn emulated(emulator: Emulator) -> Self {
+        let root = StoreRoot::open(&emulator.url("lake"), &emulator.options("secret")).unwrap();
+        let store = Arc::new(PrefixStore::new(root.store().clone(), root.prefix().clone()));
+        Self { store, local: None, remote: Some(Arc::new((emulator, root))), governor: Arc::default() }
+    }
+
+    /// The same tables through a store that tells what is asked of it, and its rules.
+    pub(crate) fn hooked(&self) -> (Self, FaultyStore) {
+        let store = FaultyStore::new(self.store.clone());
+        (Self::within(store.clone()), store)
     }
 
     /// A local root with the same files.
@@ -67,36 +84,49 @@ impl World {
 
     /// A session, not yet opened: another process, as far as duckrun can tell.
     pub(crate) fn session(&self) -> duckrun::SessionBuilder {
-        let open = match &self.local {
-            Some(root) => Session::open(root.path()),
-            None => Session::open_in(Url::parse("mem://lake/").unwrap(), self.store.clone(), Path::default()),
+        let open = match (&self.local, &self.remote) {
+            (Some(root), _) => Session::open(root.path()),
+            (None, Some(remote)) => Session::open_root(&remote.1),
+            (None, None) => Session::open_in(Url::parse("mem://lake/").unwrap(), self.store.clone(), Path::default()),
         };
         let memory = MemorySettings { concurrent_runs: 8, ..MemorySettings::default() };
         open.writable().memory(memory).governor(self.governor.clone())
     }
 
-    /// The table's rows by its column `n`, ascending: every live file is read, rows under deletion vectors do not count.
+    /// The table's rows by its column `n`, ascending.
     pub(crate) async fn numbers(&self, snapshot: &Arc<dyn Snapshot>, table: &str) -> Result<Vec<i64>> {
-        let mut numbers = Vec::new();
+        Ok(self.columns(snapshot, table, ["n"]).await?.into_iter().map(|[n]| n).collect())
+    }
+
+    /// The table's rows by some BIGINT columns, ascending: every live file is read without an engine, rows under deletion vectors
+    /// do not count.
+    pub(crate) async fn columns<const N: usize>(
+        &self,
+        snapshot: &Arc<dyn Snapshot>,
+        table: &str,
+        names: [&str; N],
+    ) -> Result<Vec<[i64; N]>> {
+        let mut rows = Vec::new();
         for file in snapshot.files().await?.files {
-            let name = file.url.path().rsplit('/').next().unwrap();
-            let path = Path::parse(format!("{}/{name}", table.replace('.', "/"))).unwrap();
+            let folder = format!("/{}/", table.replace('.', "/"));
+            let name = file.url.path().rsplit_once(&folder).unwrap().1;
+            let path = Path::parse(format!("{folder}{name}")).unwrap();
             let bytes = self.store.get(&path).await.map_err(|e| duckrun::Error::corrupt(format!("{path}: {e}")))?;
             let bytes: Bytes = bytes.bytes().await.unwrap();
             let mut at = 0_u64;
             for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
                 let batch = batch.unwrap();
-                let column = batch.column_by_name("n").unwrap().as_primitive::<Int64Type>().clone();
-                for row in 0..column.len() {
+                let columns = names.map(|name| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>());
+                for row in 0..batch.num_rows() {
                     if !file.deleted.as_ref().is_some_and(|d| d.contains(&at)) {
-                        numbers.push(column.value(row));
+                        rows.push(columns.map(|column| column.value(row)));
                     }
                     at += 1;
                 }
             }
         }
-        numbers.sort_unstable();
-        Ok(numbers)
+        rows.sort_unstable();
+        Ok(rows)
     }
 
     /// The newest version and its rows.

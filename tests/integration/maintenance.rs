@@ -373,7 +373,7 @@ async fn statistics_come_from_the_log() {
     assert_eq!(maintenance.stats(&cx).await.unwrap().partitions.len(), 2, "no data file is read");
 }
 
-fn context() -> duckrun::RunContext {
+pub(crate) fn context() -> duckrun::RunContext {
     let settings = MemorySettings::default();
     let sample = duckrun::memory::MemoryProbe::sample(&duckrun::memory::SystemProbe::new());
     let limit = duckrun::memory::EffectiveLimit::detect(&sample, &settings);

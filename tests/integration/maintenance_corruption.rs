@@ -6,21 +6,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deltalake::DeltaTable;
 use deltalake::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use deltalake::protocol::SaveMode;
 use duckrun::core::maintenance::Action;
-use duckrun::{Append, At, CommitOutcome, MaintenanceOptions, Overwrite, SafeAppend};
+use duckrun::{Append, At, CommitOutcome, MaintenanceOptions, Merge, Model, Overwrite, SafeAppend};
+use duckrun_testkit::Emulated;
 use url::Url;
 
+use crate::emulators;
 use crate::maintained::{World, clean, once, wait};
 
-/// How long the writers write; the ignored tests write for a minute.
-const SECONDS: u64 = 10;
+/// How long the writers write at least; the ignored tests write for a minute.
+const SECONDS: u64 = 4;
 
 /// Rows of one append: they all carry its number, so a reader sees whether it has an append as a whole.
 const ROWS: i64 = 10;
@@ -137,139 +139,214 @@ impl duckrun::Source for Guarded {
     }
 }
 
-/// What was acknowledged: by version, the number of the rows, and whether they replaced everything.
-type Log = BTreeMap<u64, (i64, bool)>;
+/// What a commit did to the rows, which are pairs of the number of the write that brought them and of the one that changed them last.
+#[derive(Debug, Clone, Copy)]
+enum Did {
+    Append(i64),
+    Overwrite(i64),
+    /// Rows of a number are changed, or one comes in where there are none.
+    Merge {
+        key: i64,
+        by: i64,
+    },
+}
+
+/// What was acknowledged, by version.
+type Log = BTreeMap<u64, Did>;
 
 /// The rows that a version must have.
-fn expected(log: &Log, version: u64) -> Vec<i64> {
-    let mut rows = Vec::new();
-    for (number, replaces) in log.range(..=version).map(|(_, entry)| *entry) {
-        if replaces {
-            rows.clear();
+fn expected(log: &Log, version: u64) -> Vec<[i64; 2]> {
+    let mut rows: Vec<[i64; 2]> = Vec::new();
+    let new = |number: i64| std::iter::repeat_n([number, number], ROWS as usize);
+    for did in log.range(..=version).map(|(_, did)| *did) {
+        match did {
+            Did::Append(number) => rows.extend(new(number)),
+            Did::Overwrite(number) => rows = new(number).collect(),
+            Did::Merge { key, by } if rows.iter().any(|row| row[0] == key) => {
+                rows.iter_mut().filter(|row| row[0] == key).for_each(|row| row[1] = by);
+            }
+            Did::Merge { key, by } => rows.push([key, by]),
         }
-        rows.extend(std::iter::repeat_n(number, ROWS as usize));
     }
     rows.sort_unstable();
     rows
 }
 
-/// Two compaction loops, two appenders, an overwriter, one more writer, a reader. What every reader saw and what is there in the
-/// end is exactly what was acknowledged.
-async fn everybody_at_once(world: World, seconds: u64) {
+/// The writers, by what they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Writer {
+    Append,
+    SafeAppend,
+    Overwrite,
+    Merge,
+}
+
+impl Writer {
+    /// The model of a write, and what it does if it is acknowledged.
+    fn model(self, session: &duckrun::Session, number: u64) -> (Model, Did) {
+        let number = number as i64;
+        let new = format!("select {number}::bigint as n, {number}::bigint as v from range({ROWS})");
+        let model = session.model("a.t");
+        match self {
+            Self::Append => (model.sql(new).strategy(Append::default()), Did::Append(number)),
+            Self::SafeAppend => (model.sql(new).strategy(SafeAppend), Did::Append(number)),
+            // By turns with and without a look at what was read.
+            Self::Overwrite if number % 2 == 0 => {
+                (model.sql(new).strategy(Overwrite::default().blind()), Did::Overwrite(number))
+            }
+            Self::Overwrite => (model.sql(new).strategy(Overwrite::default()).retries(3), Did::Overwrite(number)),
+            Self::Merge => {
+                // A key of long ago, or of a moment ago, or one that nobody has.
+                let key = [number / 2, (number - 3).max(0), number][number as usize % 3];
+                let changed = format!("select {key}::bigint as n, {number}::bigint as v");
+                (model.sql(changed).strategy(Merge::on(["n"])).retries(10), Did::Merge { key, by: number })
+            }
+        }
+    }
+
+    /// How long it waits between two writes.
+    fn pause(self) -> Duration {
+        Duration::from_millis(if self == Self::Overwrite { 700 } else { 0 })
+    }
+}
+
+/// Two compaction loops, two appenders, a merger, an overwriter, a fenced appender, a reader. What every reader saw and what is
+/// there in the end is exactly what was acknowledged.
+///
+/// With `bursts` the appenders rest for two of every four seconds: on a slow store an overwrite or a merge, which has to read the
+/// table between its rivals' commits, would otherwise hardly ever get through.
+async fn everybody_at_once(world: World, seconds: u64, bursts: bool) {
     let start = world.session().maintenance(false).await.unwrap();
-    let sql = |number: u64| format!("select {number}::bigint as n from range({ROWS})");
-    let first = start.model("a.t").sql(sql(0)).property("delta.checkpointInterval", "10").run().await.unwrap();
-    assert_eq!(first.version(), Some(0));
+    let (first, did) = Writer::Append.model(&start, 0);
+    assert_eq!(first.property("delta.checkpointInterval", "10").run().await.unwrap().version(), Some(0));
     let stop = Arc::new(AtomicBool::new(false));
     let numbers = Arc::new(AtomicU64::new(1));
+    let tally = Arc::new(Mutex::new(BTreeMap::<String, u64>::new()));
+    let count = |what: &str| {
+        let (tally, what) = (tally.clone(), what.to_owned());
+        move || *tally.lock().unwrap().entry(what.clone()).or_default() += 1
+    };
+    let began = Instant::now();
     let mut writers = Vec::new();
-    for writer in ["append", "append", "overwrite", "safeappend"] {
-        let session = world.session().maintenance(writer == "safeappend").await.unwrap();
+    for writer in [Writer::Append, Writer::Append, Writer::Overwrite, Writer::Merge, Writer::SafeAppend] {
+        // One of them has the maintenance that every run has by default.
+        let session = world.session().maintenance(writer == Writer::SafeAppend).await.unwrap();
         let (stop, numbers) = (stop.clone(), numbers.clone());
+        let done = count(&format!("{writer:?}"));
+        let refused = count("refused");
         writers.push(tokio::spawn(async move {
-            let (mut log, mut refused) = (Log::new(), 0);
+            let mut log = Log::new();
             while !stop.load(Ordering::SeqCst) {
-                let number = numbers.fetch_add(1, Ordering::SeqCst);
-                let model = session.model("a.t").sql(sql(number));
-                let model = match writer {
-                    "append" => model.strategy(Append::default()),
-                    "safeappend" => model.strategy(SafeAppend),
-                    // By turns with and without a look at what was read.
-                    _ if number.is_multiple_of(2) => model.strategy(Overwrite::default().blind()),
-                    _ => model.strategy(Overwrite::default()).retries(3),
-                };
-                let report = model.run().await.unwrap();
-                match report.outcome {
+                let (model, did) = writer.model(&session, numbers.fetch_add(1, Ordering::SeqCst));
+                match model.run().await.unwrap().outcome {
                     CommitOutcome::Committed(commit) => {
-                        assert!(log.insert(commit.version, (number as i64, writer == "overwrite")).is_none());
+                        assert!(log.insert(commit.version, did).is_none());
+                        done();
                     }
-                    CommitOutcome::Conflict { .. } => refused += 1,
+                    CommitOutcome::Conflict { .. } => refused(),
                     other => panic!("{other:?}"),
                 }
-                if writer == "overwrite" {
-                    tokio::time::sleep(Duration::from_millis(700)).await;
+                tokio::time::sleep(writer.pause()).await;
+                let appends = matches!(writer, Writer::Append | Writer::SafeAppend);
+                while bursts && appends && began.elapsed().as_secs() % 4 >= 2 && !stop.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
-            (log, refused)
+            log
         }));
     }
     let compactors: Vec<_> = (0..2)
         .map(|n| {
-            let (world, stop) = (world.clone(), stop.clone());
+            let (world, stop, done) = (world.clone(), stop.clone(), count("compaction"));
             tokio::spawn(async move {
                 let options = MaintenanceOptions { guard_foreign_writers: n == 0, ..MaintenanceOptions::default() };
                 let session = world.session().maintenance(false).maintenance_options(options).await.unwrap();
-                let mut committed = 0;
                 while !stop.load(Ordering::SeqCst) {
                     let maintain = session.maintain("a.t").compact().checkpoint();
                     // Vacuums delete nothing here, but their markers stand among the commits.
                     let maintain = if n == 1 { maintain.vacuum(Duration::ZERO) } else { maintain };
                     let report = clean(maintain).await;
                     let applied = report.tables[0].1.applied();
-                    committed +=
-                        applied.filter(|a| matches!(a.action, Action::Compact { .. }) && a.version.is_some()).count();
+                    applied
+                        .filter(|a| matches!(a.action, Action::Compact { .. }) && a.version.is_some())
+                        .for_each(|_| done());
                 }
-                committed
             })
         })
         .collect();
     let reader = {
-        let (world, stop) = (world.clone(), stop.clone());
+        let (world, stop, done) = (world.clone(), stop.clone(), count("read"));
         tokio::spawn(async move {
             let session = world.session().await.unwrap();
-            let mut seen: Vec<(u64, Vec<i64>)> = Vec::new();
+            let mut seen: Vec<(u64, Vec<[i64; 2]>)> = Vec::new();
             while !stop.load(Ordering::SeqCst) {
                 let snapshot = session.snapshot("a.t", At::Latest).await.unwrap();
-                seen.push((snapshot.version(), world.numbers(&snapshot, "a.t").await.unwrap()));
+                seen.push((snapshot.version(), world.columns(&snapshot, "a.t", ["n", "v"]).await.unwrap()));
+                done();
             }
             seen
         })
     };
-    let began = Instant::now();
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    // So long, and until everybody has met somebody.
+    let busy = |what: &str| tally.lock().unwrap().get(what).is_some_and(|n| *n > 1);
+    let all = ["Append", "Overwrite", "Merge", "SafeAppend", "compaction", "read"];
+    while began.elapsed() < Duration::from_secs(seconds) || !all.into_iter().all(busy) {
+        let so_far = format!("{:?}", tally.lock().unwrap());
+        assert!(began.elapsed() < Duration::from_secs(seconds + 120), "somebody starves: {so_far}");
+        assert!(!reader.is_finished() && !compactors.iter().any(tokio::task::JoinHandle::is_finished), "one has died");
+        assert!(!writers.iter().any(tokio::task::JoinHandle::is_finished), "a writer has died");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     stop.store(true, Ordering::SeqCst);
-    let mut log = Log::from([(0, (0, true))]);
-    let (mut acknowledged, mut refused) = (0, 0);
+    let elapsed = began.elapsed().as_secs_f64();
+    let mut log = Log::from([(0, did)]);
     for writer in writers {
-        let (mine, no) = writer.await.unwrap();
-        (acknowledged, refused) = (acknowledged + mine.len(), refused + no);
-        for (version, entry) in mine {
-            assert!(log.insert(version, entry).is_none(), "version {version} was acknowledged twice");
+        for (version, did) in writer.await.unwrap() {
+            assert!(log.insert(version, did).is_none(), "version {version} was acknowledged twice");
         }
     }
-    let mut compactions = 0;
     for compactor in compactors {
-        compactions += compactor.await.unwrap();
+        compactor.await.unwrap();
     }
-    let seen = reader.await.unwrap();
-    let reads = seen.len();
-    for (version, rows) in seen {
+    for (version, rows) in reader.await.unwrap() {
         assert_eq!(rows, expected(&log, version), "version {version} was not read as a whole");
     }
-    let (version, rows) = world.read("a.t").await;
+    let session = world.session().await.unwrap();
+    let snapshot = session.snapshot("a.t", At::Latest).await.unwrap();
+    let (version, rows) = (snapshot.version(), world.columns(&snapshot, "a.t", ["n", "v"]).await.unwrap());
     assert_eq!(rows, expected(&log, version), "version {version}, the last");
-    println!(
-        "{:.0} s: {acknowledged} writes acknowledged, {refused} refused, {compactions} compactions, {reads} reads, v{version}",
-        began.elapsed().as_secs_f64()
-    );
-    assert!(compactions > 2 && acknowledged > 10 && reads > 2, "{compactions} {acknowledged} {reads}");
+    println!("{elapsed:.0} s: v{version}, {} rows, {:?}", rows.len(), tally.lock().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn everybody_at_once_on_the_local_file_system() {
-    everybody_at_once(World::local(), SECONDS).await;
+    everybody_at_once(World::local(), SECONDS, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn everybody_at_once_on_a_store_with_conditional_puts() {
-    everybody_at_once(World::memory(), SECONDS).await;
+    everybody_at_once(World::memory(), SECONDS, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn everybody_at_once_on_s3() {
+    if let Some(emulator) = emulators::start(Emulated::S3).await {
+        everybody_at_once(World::emulated(emulator), SECONDS, true).await;
+    }
 }
 
 /// `cargo test -p duckrun-testkit --test integration for_a_minute -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 #[ignore = "takes a minute"]
 async fn everybody_at_once_for_a_minute() {
-    everybody_at_once(World::local(), 60).await;
+    everybody_at_once(World::local(), 60, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+#[ignore = "takes a minute"]
+async fn everybody_at_once_on_s3_for_a_minute() {
+    let emulator = emulators::start(Emulated::S3).await.expect("an emulator of S3");
+    everybody_at_once(World::emulated(emulator), 60, true).await;
 }
 
 /// Plain delta-rs appenders, compactor and overwriter beside ours with the guard. What delta-rs does to itself ours cannot
@@ -362,7 +439,7 @@ async fn beside_plain_delta_rs(seconds: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn beside_plain_delta_rs_writers() {
-    beside_plain_delta_rs(SECONDS / 2).await;
+    beside_plain_delta_rs(SECONDS).await;
 }
 
 /// `cargo test -p duckrun-testkit --test integration for_a_minute -- --ignored --nocapture`

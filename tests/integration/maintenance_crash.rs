@@ -29,7 +29,9 @@ fn all(session: &Session) -> duckrun::Maintain {
 async fn fragments(world: &World) -> Session {
     let session = world.session().maintenance(false).await.unwrap();
     for n in 0..4 {
-        let model = session.model("a.t").sql(format!("select {n}::bigint as n"));
+        let model = session.model("a.t").sql(format!("select {n}::bigint as n, ({n} % 2)::integer as p"));
+        // A retention of nothing, so that the clean-up has something to delete.
+        let model = model.partition_by(["p"]).property("delta.logRetentionDuration", "interval 0 seconds");
         model.run().await.unwrap().committed().map(drop).unwrap();
     }
     session
@@ -49,6 +51,11 @@ async fn fault_at(store: InMemory, fault: Option<Fault>, at: usize) -> usize {
     });
     let report = all(&session).run().await;
     store.set_rule(|_, _| None);
+    if fault.is_none() {
+        let applied: Vec<_> = report.as_ref().unwrap().tables[0].1.applied().cloned().collect();
+        assert!(applied.len() == 5 && applied.iter().all(|a| a.skipped.is_none()), "{applied:?}");
+        assert!([0, 2, 4].iter().all(|step| applied[*step].files_removed > 0), "{applied:?}");
+    }
     let (version, rows) = world.read("a.t").await;
     assert_eq!(rows, [0, 1, 2, 3], "{fault:?} at call {at}, v{version}: {report:?}");
     // And the next maintenance ends well.

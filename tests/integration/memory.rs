@@ -15,13 +15,13 @@ const GROUP: u64 = 512 << 20;
 const SHARED_LIMIT: u64 = 2 << 30;
 const CHILD: &str = "DUCKRUN_MEMORY_CHILD";
 
-/// Runs an ignored test of this file in a child process, so that what other tests of this binary hold is not counted; in a
+/// Runs an ignored test in a child process, so that what other tests of this binary hold is not counted; in a
 /// control group where one can be made, so that the kernel would kill it beyond the limit. Returns what it wrote.
-fn in_a_child(test: &str, group: u64) -> String {
+pub(crate) fn in_a_child(test: &str, group: u64) -> String {
     let group_bytes = group;
-    let group = MemoryGroup::create(test, group);
+    let group = MemoryGroup::create(&test.replace("::", "-"), group);
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("memory::{test}"), "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -41,7 +41,7 @@ fn in_a_child(test: &str, group: u64) -> String {
 }
 
 /// Whether this process is the child, which then waits until it is in its group.
-fn is_the_child() -> bool {
+pub(crate) fn is_the_child() -> bool {
     let is = std::env::var_os(CHILD).is_some();
     if is {
         std::io::stdin().lock().read_line(&mut String::new()).unwrap();
@@ -51,7 +51,7 @@ fn is_the_child() -> bool {
 
 #[test]
 fn four_times_the_limit_is_written_under_the_limit() {
-    let text = in_a_child("inside", GROUP);
+    let text = in_a_child("memory::inside", GROUP);
     assert!(text.contains("13 000 000 rows"), "{text}");
 }
 
@@ -87,7 +87,7 @@ async fn an_impossible_limit_is_refused_with_the_number_that_would_do() {
 
 #[test]
 fn eight_runs_side_by_side_stay_below_their_common_limit() {
-    let text = in_a_child("eight", SHARED_LIMIT);
+    let text = in_a_child("memory::eight", SHARED_LIMIT);
     assert_eq!(text.matches("side by side:").count(), 8, "{text}");
 }
 

@@ -173,20 +173,3 @@ async fn readers_side_by_side() {
         assert_eq!(done.unwrap(), ["20000"]);
     }
 }
-
-/// What an append of one batch asks of a store, with a short log: each of its commits once or twice, listings, and two writes.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_append_takes_few_requests() {
-    let store = CountingStore::new(InMemory::new());
-    let session = lake(store.clone()).await;
-    write(&session, "a.t", "select 1 as n").await;
-    for strategy in ["append", "safeappend"] {
-        store.take();
-        let model = session.model("a.t").sql("select 2 as n").strategy_named(strategy);
-        model.run().await.unwrap().committed().map(drop).unwrap();
-        let paths = store.paths();
-        let asked = store.take();
-        assert_eq!(asked.puts, 2, "{paths:#?}");
-        assert!(asked.total() < 30, "{paths:#?}");
-    }
-}

@@ -17,6 +17,11 @@ impl Lake {
         Self { session, root }
     }
 
+    /// The same root with another session.
+    pub(crate) fn with_session(self, session: Session) -> Self {
+        Self { session, ..self }
+    }
+
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }

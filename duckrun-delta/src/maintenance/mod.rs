@@ -18,11 +18,12 @@ mod vacuum;
 mod zorder;
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use duckrun_core::maintenance::{Action, Applied, MaintenanceOptions, TableMaintenance, TableStats};
-use duckrun_core::{At, Error, ErrorKind, Result, RunContext, Snapshot as _};
+use duckrun_core::maintenance::{Action, Applied, Glance, MaintenanceOptions, TableMaintenance, TableStats};
+use duckrun_core::{At, Commit, Error, ErrorKind, Result, RunContext, Snapshot};
 
 pub(crate) use self::properties::Properties;
 pub(crate) use self::replay::object_path;
@@ -47,12 +48,14 @@ use crate::store::DeltaStore;
 pub struct DeltaMaintenance {
     store: DeltaStore,
     options: MaintenanceOptions,
+    /// What the run had pinned: the statistics then need only what came after it.
+    pinned: Arc<OnceLock<DeltaSnapshot>>,
 }
 
 impl DeltaMaintenance {
     /// The maintenance of a table. Nothing is read.
     pub fn new(store: DeltaStore, options: MaintenanceOptions) -> Self {
-        Self { store, options }
+        Self { store, options, pinned: Arc::default() }
     }
 
     /// What a vacuum would delete now; nothing is written or deleted. The clocks are compared only as far as the log's newest
@@ -74,17 +77,32 @@ impl DeltaMaintenance {
 
     async fn checkpoint(&self, action: &Action) -> Result<Applied> {
         let snapshot = self.open().await?;
-        let version = snapshot.version();
         snapshot.protocol().check_rewritable()?;
-        checkpoint::write(self.store.table_location(), version).await?;
+        checkpoint::write(&snapshot).await?;
         Ok(Applied::done(action.clone()))
     }
 }
 
 #[async_trait]
 impl TableMaintenance for DeltaMaintenance {
+    fn glance(&self, at: Option<&dyn Snapshot>, commit: &Commit) -> Glance {
+        let mut glance = Glance::new(at, commit);
+        if let Some(snapshot) = at.and_then(|at| at.as_any().downcast_ref::<DeltaSnapshot>()) {
+            // Properties that cannot be understood are the fault of the look, not of the glance.
+            glance.checkpoint_interval = Properties::of(snapshot.metadata()).map_or(1, |p| p.checkpoint_interval);
+            (glance.checkpoint, glance.last_commit) = replay::log_files(snapshot);
+            // A second glance keeps the first snapshot, which does as well.
+            let _ = self.pinned.set(snapshot.clone());
+        }
+        glance
+    }
+
     async fn stats(&self, cx: &RunContext) -> Result<TableStats> {
-        stats::read(&self.open().await?, &self.options, cx.now()).await
+        let snapshot = match self.pinned.get() {
+            Some(pinned) => pinned.newest().await?,
+            None => self.open().await?,
+        };
+        stats::read(&snapshot, &self.options, cx.now()).await
     }
 
     async fn apply(&self, cx: &RunContext, action: &Action) -> Result<Applied> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Int32Type, Int64Type};
+use chrono::{DateTime, Utc};
 use deltalake::kernel::engine::arrow_data::ArrowEngineData;
 use deltalake::kernel::{DataType, MapType, StructField, StructType};
 use duckrun_core::{Error, Result};
@@ -63,6 +64,16 @@ pub(crate) fn object_path(logged: &str) -> Result<Option<Path>> {
     let bad = || Error::corrupt(format!("the log names the file {logged:?}, which is not a path"));
     let decoded = percent_decode_str(logged).decode_utf8().map_err(|_| bad())?;
     Path::parse(decoded.as_ref()).map(Some).map_err(|_| bad())
+}
+
+/// The checkpoint that a snapshot was read from, and when its version was committed, by the store; as far as its listing of the
+/// log says, without another request.
+pub(super) fn log_files(snapshot: &DeltaSnapshot) -> (Option<u64>, Option<DateTime<Utc>>) {
+    let Ok(scan) = snapshot.lazy().scan_builder().build() else { return (None, None) };
+    let segment = scan.snapshot().log_segment();
+    let newest = segment.listed.ascending_commit_files.last();
+    let committed = newest.and_then(|f| DateTime::from_timestamp_millis(f.location.last_modified));
+    (segment.checkpoint_version, committed)
 }
 
 /// Replays the log up to the snapshot's version.

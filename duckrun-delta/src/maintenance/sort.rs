@@ -29,6 +29,11 @@ const LEAST: u64 = 8 << 20;
 /// The rows of a spilled run's row group.
 const GROUP_ROWS: usize = 32_768;
 
+/// The bytes of a spilled page, and how often its size is looked at. All runs are open at once when they are merged, and each holds
+/// a page of every column, compressed and not.
+const PAGE_BYTES: usize = 64 << 10;
+const PAGE_ROWS: usize = 256;
+
 /// The column of the keys in spilled runs.
 const KEY: &str = "__duckrun_key";
 
@@ -40,8 +45,9 @@ pub(super) async fn sorted(
 ) -> Result<BatchStream> {
     let schema = rows.schema().clone();
     let memory = cx.memory();
-    // The engine does not run meanwhile, so its share is free; the writer has its own.
-    let budget = ((memory.engine + memory.delta_rs) / 2).max(LEAST);
+    // The engine does not run meanwhile, so its share is free; the writer has its own. Half of it at most is ever in use at once by
+    // what is counted, and an allocator keeps about as much again of what was freed by other threads than it was allocated by.
+    let budget = ((memory.engine + memory.delta_rs) / 4).max(LEAST);
     let mut held = Held::default();
     let mut spilled: Option<Spilled> = None;
     while let Some(batch) = rows.next().await {
@@ -188,6 +194,8 @@ fn write_run(mut held: Held, path: &std::path::Path) -> Result<()> {
         .set_dictionary_enabled(false)
         .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_data_page_size_limit(PAGE_BYTES)
+        .set_write_batch_size(PAGE_ROWS)
         .build();
     let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(spill_error)?;
     held.order.sort_unstable();

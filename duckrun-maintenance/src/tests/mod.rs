@@ -1,6 +1,7 @@
 //! Tests of the policies and of the runner, and what they share.
 
 mod model;
+mod occasion;
 mod properties;
 mod rules;
 mod runner;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use duckrun_core::maintenance::{Action, Applied, TableMaintenance, TableStats};
+use duckrun_core::maintenance::{Action, Applied, Glance, TableMaintenance, TableStats};
 use duckrun_core::memory::{EffectiveLimit, Job, MemorySettings, plan};
 use duckrun_core::{Clock, Error, ErrorKind, Phase, Result, RunContext};
 
@@ -219,4 +219,41 @@ fn the_future_can_be_spawned() {
     fn spawnable(_: impl Future + Send) {}
     let (cx, fake) = (context(), Fake::new(Ok(empty()), []));
     spawnable(run(&cx, &fake, &Disabled));
+}
+
+/// Looks after no commit, or panics when it is asked.
+#[derive(Debug)]
+struct Passes(bool);
+
+impl MaintenancePolicy for Passes {
+    fn is_occasion(&self, _: &Glance, _: DateTime<Utc>) -> bool {
+        assert!(!self.0, "no idea");
+        false
+    }
+
+    fn decide(&self, _: &TableStats, _: DateTime<Utc>) -> Vec<Action> {
+        vec![COMPACT]
+    }
+}
+
+#[test]
+fn a_commit_that_is_no_occasion_costs_nothing() {
+    let after = |policy: &dyn MaintenancePolicy| {
+        let table = Fake::new(Err(Error::internal("nobody should ask")), []);
+        let report = now(crate::after_commit(&context(), &table, policy, &Glance::default()));
+        assert_eq!(table.asked(), []);
+        (table.stats.lock().unwrap().is_none(), report)
+    };
+    let (looked, report) = after(&Passes(false));
+    assert!(!looked && report.passed && report.is_clean(), "{report}");
+    assert_eq!(report.to_string(), "maintenance: not looked for; 0.00 s");
+    let (looked, report) = after(&Passes(true));
+    assert!(
+        !looked && report.fault.is_some() && report.to_string().contains("the policy panicked: no idea"),
+        "{report}"
+    );
+    // What is asked for by `run` is done whatever the occasion.
+    let table = Fake::new(Ok(empty()), []);
+    now(run(&context(), &table, &Passes(false)));
+    assert_eq!(table.asked(), [COMPACT]);
 }

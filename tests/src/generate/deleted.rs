@@ -44,10 +44,15 @@ pub fn delete_rows(table: &Path, mut choose: impl FnMut(u64) -> Vec<u64>) -> Res
         if rows.is_empty() {
             continue;
         }
-        lines.push(json!({ "remove": {
+        let mut remove = json!({
             "path": file, "deletionTimestamp": 1, "dataChange": true, "extendedFileMetadata": true,
             "partitionValues": add["partitionValues"], "size": add["size"],
-        } }));
+        });
+        // A file is known by its path and its vector; without the old one the remove would be of another file.
+        if let Some(old) = add.get("deletionVector") {
+            remove["deletionVector"] = old.clone();
+        }
+        lines.push(json!({ "remove": remove }));
         let bytes = vector(&rows);
         add["deletionVector"] = json!({
             "storageType": "i", "pathOrInlineDv": z85(&bytes), "sizeInBytes": bytes.len(), "cardinality": rows.len(),

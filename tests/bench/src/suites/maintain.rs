@@ -7,25 +7,29 @@
 //!   in the files' order, which ours keeps; `delta_rs`: delta-rs's own OPTIMIZE with the same target, codec and row groups, not synced.
 //! - `z_order`: the same table ordered by `l_partkey, l_suppkey`; `ours` and `delta_rs`.
 //! - `append_inline`: 100 appends of one row each to a new table; `ours` with maintenance after each, as by default, `without` it.
-//! - `scan`: five scans of all columns of a table that got 1,000 appends of one row each; `maintained` with maintenance by default,
-//!   `fragments` without, and `limit`: the same rows freshly written.
+//! - `merge_inline`: 100 merges of two rows each into `lineitem`, one of them new, one to be updated; the same subjects.
+//! - `scan`: five scans of all columns of `lineitem` after 1,000 such merges, every hundredth of which also updates an old row;
+//!   `maintained` with maintenance by default, `fragments` without, and `limit`: the same rows freshly written. Fails where
+//!   `maintained` has more than the policy's 100 small files and those of the ten commits by which it may be late.
 //! - `stats`: `TableMaintenance::stats` ten times on a table of 100,000 files in 100 partitions, whose log is made by hand; `ours`
 //!   from a checkpoint, `json` from one entry of the log.
 //!
 //! Tables are made beforehand and kept; every run that changes one starts from a fresh copy.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use deltalake::operations::optimize::OptimizeType;
 use duckdb::Connection;
 use duckrun::core::maintenance::TableMaintenance;
 use duckrun::memory::{EffectiveLimit, Job as Work, MemoryProbe, SystemProbe, plan};
 use duckrun::{
-    Append, DeltaMaintenance, DeltaStore, FileOptions, Location, MaintenanceOptions, MemorySettings, RunContext,
-    Session,
+    Append, DeltaMaintenance, DeltaStore, FileOptions, Location, MaintenanceOptions, MemorySettings, Merge, Model,
+    RunContext, Session,
 };
 
 use super::lineitem::{self, Table};
@@ -44,10 +48,15 @@ pub(super) const SUITE: Suite =
 
 /// Files of the table that is compacted.
 const FRAGMENTS: u64 = 200;
-/// Appends of one row to the table that is scanned.
+/// Merges into the table that is scanned, and each how many of them update an old row.
 const TINY: u64 = 1_000;
-/// Appends of `append_inline`.
-const APPENDS: u64 = 100;
+const OLD: u64 = 100;
+/// Small files that the table may have afterwards.
+const SMALL_FILES: u64 = 110;
+/// Appends of `append_inline`, merges of `merge_inline`.
+const INLINE: u64 = 100;
+/// Order keys from here on are of merges.
+const NEW_KEYS: u64 = 1_000_000_000;
 /// Scans in a run of `scan`.
 const SCANS: u64 = 5;
 /// Files and partitions of the table of `stats`, and how often they are read.
@@ -67,10 +76,11 @@ fn cases(args: &Args) -> Vec<Case> {
             1,
         ),
         case("z_order", "the same ordered by l_partkey, l_suppkey", &["ours", "delta_rs"], args.rows, 1),
-        case("append_inline", "100 appends of one row", &["ours", "without"], APPENDS, APPENDS),
+        case("append_inline", "100 appends of one row", &["ours", "without"], INLINE, INLINE),
+        case("merge_inline", "100 merges of two rows", &["ours", "without"], args.rows + INLINE, INLINE),
         case(
             "scan",
-            "five scans after 1,000 tiny appends",
+            "five scans after 1,000 tiny merges",
             &["maintained", "fragments", "limit"],
             args.rows + TINY,
             SCANS,
@@ -114,6 +124,10 @@ fn one(case: &Case, subject: &'static str, args: &Args, last: bool) -> Result<(F
         "scan" => {
             input = scanned(&dir, args, subject)?;
             fs::create_dir_all(&output)?;
+        }
+        "merge_inline" => {
+            fresh(&dir, args)?.copy_to(&output)?;
+            input = template(&dir, args)?;
         }
         "stats" => {
             input = many_files(&dir, subject == "ours")?;
@@ -164,36 +178,88 @@ fn live(folder: &Path) -> Result<Written> {
     Ok(found)
 }
 
-/// The table that is scanned, by what became of its tiny appends.
+/// `lineitem` in one file, as one run writes it.
+fn fresh(dir: &Path, args: &Args) -> Result<Table> {
+    Table::open(dir, args.rows, 1, args.codec)
+}
+
+/// A row to make others of, as a file.
+fn template(dir: &Path, args: &Args) -> Result<PathBuf> {
+    fresh(dir, args)?.source("row", "select * from lineitem limit 1")
+}
+
+/// The n-th merge: a new order and a change of one of the last hundred; now and then a change of an old one as well.
+fn tiny_merge(session: &Session, n: u64, row: &Path, old: Option<(i64, i64)>) -> Result<Model> {
+    let mut keys = vec![(NEW_KEYS + n, 1)];
+    if n > 0 {
+        keys.push((NEW_KEYS + n - 1 - n * 7 % n.min(100), 1));
+    }
+    let mut keys: Vec<String> = keys.iter().map(|(order, line)| format!("({order}, {line})")).collect();
+    keys.extend(old.map(|(order, line)| format!("({order}, {line})")));
+    let sql = format!(
+        "select r.* replace (k.o as l_orderkey, k.l as l_linenumber, 'merge {n}' as l_comment) \
+         from read_parquet({}) r, (values {}) k(o, l)",
+        quoted(row)?,
+        keys.join(", ")
+    );
+    Ok(session.model(lineitem::TABLE).sql(sql).strategy(Merge::on(["l_orderkey", "l_linenumber"])))
+}
+
+/// The table that is scanned, by what became of its tiny merges.
 fn scanned(dir: &Path, args: &Args, subject: &str) -> Result<PathBuf> {
-    let root = dir.join(format!("scan-{}-{subject}-{}", args.rows, args.codec.name()));
+    let root = dir.join(format!("merged-{}-{subject}-{}", args.rows, args.codec.name()));
     let folder = lineitem::folder(&root);
     if root.is_dir() {
         return Ok(folder);
     }
+    let merged = if subject == "limit" { Some(scanned(dir, args, "maintained")?) } else { None };
     eprintln!("making {} (once)", root.display());
-    let partial = dir.join(format!("scan-{subject}.{}.partial", std::process::id()));
-    Table::open(dir, args.rows, 1, args.codec)?.copy_to(&partial)?;
+    let partial = dir.join(format!("merged-{subject}.{}.partial", std::process::id()));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let session = Session::open(&partial).writable().maintenance(subject == "maintained").await?;
-        let input = quoted(&crate::data::lineitem(dir, args.rows)?)?;
-        let one = |n: u64| format!("select * from read_parquet({input}) limit 1 offset {n}");
-        let options = FileOptions { compression: args.codec.compression(), sync: false, ..FileOptions::default() };
-        if subject == "limit" {
-            let all = format!(
-                "select * from read_parquet({input}) union all (select * from read_parquet({input}) limit {TINY})"
-            );
+    let options = FileOptions { compression: args.codec.compression(), sync: false, ..FileOptions::default() };
+    if let Some(merged) = merged {
+        let all = format!("select * from read_parquet({})", lineitem::list(&written::live_files(&merged)?)?);
+        runtime.block_on(async {
+            let session = Session::open(&partial).writable().await?;
             let model = session.model(lineitem::TABLE).sql(all).strategy(duckrun::Overwrite::default()).files(options);
             model.run().await?.committed().map(drop)?;
-            return Ok::<(), crate::Error>(());
-        }
-        for n in 0..TINY {
-            let model = session.model(lineitem::TABLE).sql(one(n)).strategy(Append::default()).files(options.clone());
-            model.run().await?.committed().map(drop)?;
-        }
-        Ok(())
-    })?;
+            Ok::<(), crate::Error>(())
+        })?;
+    } else {
+        let (table, row) = (fresh(dir, args)?, template(dir, args)?);
+        table.copy_to(&partial)?;
+        let nth = format!(
+            "select l_orderkey::bigint, l_linenumber::bigint from lineitem limit 1 offset ? * {}",
+            args.rows / 16
+        );
+        let old = table.sql(None)?;
+        runtime.block_on(async {
+            let session = Session::open(&partial).writable().maintenance(subject == "maintained").await?;
+            let (mut phases, mut rewritten) = (BTreeMap::<String, Duration>::new(), 0);
+            for n in 0..TINY {
+                let old = match n % OLD {
+                    0 => Some(old.query_row(&nth, [n / OLD + 1], |row| Ok((row.get(0)?, row.get(1)?)))?),
+                    _ => None,
+                };
+                let report = tiny_merge(&session, n, &row, old)?.files(options.clone()).run().await?.committed()?;
+                rewritten += report.metrics().map_or(0, |m| m.bytes_added);
+                for phase in &report.phases {
+                    *phases.entry(format!("{:?}", phase.phase)).or_default() += phase.time;
+                }
+            }
+            let phases: Vec<String> =
+                phases.iter().map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64())).collect();
+            eprintln!("  {TINY} merges: {}; {} MB written", phases.join(", "), rewritten >> 20);
+            Ok::<(), crate::Error>(())
+        })?;
+    }
+    let files = written::live_files(&lineitem::folder(&partial))?;
+    let half = FileOptions::default().target_file_size / 2;
+    let small = files.iter().filter(|f| fs::metadata(f).is_ok_and(|m| m.len() < half)).count() as u64;
+    eprintln!("  {} files, {small} of them small", files.len());
+    if subject == "maintained" && small > SMALL_FILES {
+        return Err(format!("{small} small files are left after {TINY} merges").into());
+    }
     fs::rename(&partial, &root)?;
     Ok(folder)
 }
@@ -240,6 +306,7 @@ fn child(job: &Job) -> Result<Done> {
         ("compact" | "z_order", "delta_rs") => delta_rs(job),
         ("compact", limit) => copied(job, limit == "limit_ordered"),
         ("append_inline", subject) => appends(job, subject == "ours"),
+        ("merge_inline", subject) => merges(job, subject == "ours"),
         ("scan", _) => scans(job),
         ("stats", _) => statistics(job),
         (case, subject) => Err(format!("case {case} has no subject {subject}").into()),
@@ -297,9 +364,19 @@ fn copied(job: &Job, ordered: bool) -> Result<()> {
 fn appends(job: &Job, maintained: bool) -> Result<()> {
     runtime(job)?.block_on(async {
         let session = session_builder(job).maintenance(maintained).await?;
-        for n in 0..APPENDS {
+        for n in 0..INLINE {
             let model = session.model("bench.small").sql(format!("select {n}::bigint as id, 'one' as name"));
             model.strategy(Append::default()).files(files(job)).run().await?.committed().map(drop)?;
+        }
+        Ok(())
+    })
+}
+
+fn merges(job: &Job, maintained: bool) -> Result<()> {
+    runtime(job)?.block_on(async {
+        let session = session_builder(job).maintenance(maintained).await?;
+        for n in 0..INLINE {
+            tiny_merge(&session, n, &job.input, None)?.files(files(job)).run().await?.committed().map(drop)?;
         }
         Ok(())
     })
