@@ -6,8 +6,13 @@
 //! ([`generate`]), a store that lets another writer in at a chosen moment ([`Interleaved`]), and small helpers to read tables
 //! back ([`rows`]).
 
+pub mod broken_disk;
+pub mod cancel;
+pub mod chaos;
 mod counting;
+pub mod crash;
 mod emulator;
+pub mod faults;
 mod faulty;
 pub mod generate;
 #[cfg(target_os = "linux")]
@@ -16,6 +21,7 @@ mod interleave;
 pub mod model;
 mod read;
 mod tally;
+pub mod work;
 
 pub use counting::{CountingStore, Requests};
 pub use emulator::{Emulated, Emulator};
