@@ -37,8 +37,8 @@ pub async fn after<T>(polls: usize, future: impl Future<Output = T>) -> Dropped<
     .await
 }
 
-/// Drops an operation at every await point: after 1, 2, 3 ... polls, each time in a world of its own, until it completes. Every
-/// `stride`th only, where `stride` is more than 1. Returns how often it was dropped.
+/// Drops an operation after so many polls (`1..` is every await point), each time in a world of its own, until it completes. Returns
+/// how often it was dropped.
 ///
 /// `world` makes what the operation works on, `run` is the operation, `check` looks at what has become of the world.
 ///
@@ -47,7 +47,7 @@ pub async fn after<T>(polls: usize, future: impl Future<Output = T>) -> Dropped<
 /// # async fn main() {
 /// use duckrun_testkit::cancel::{Dropped, at_every_await};
 /// let drops = at_every_await(
-///     1,
+///     1..,
 ///     async || tokio::sync::Mutex::new(0),
 ///     async |world: &tokio::sync::Mutex<i32>| {
 ///         tokio::task::yield_now().await;
@@ -64,21 +64,21 @@ pub async fn after<T>(polls: usize, future: impl Future<Output = T>) -> Dropped<
 /// # }
 /// ```
 pub async fn at_every_await<W, T>(
-    stride: usize,
+    polls: impl IntoIterator<Item = usize>,
     mut world: impl AsyncFnMut() -> W,
     mut run: impl AsyncFnMut(&W) -> T,
     mut check: impl AsyncFnMut(W, Dropped<T>),
 ) -> usize {
-    let (mut drops, mut polls) = (0, 1);
-    loop {
+    let mut drops = 0;
+    for polls in polls {
         let here = world().await;
         let dropped = after(polls, run(&here)).await;
         let completed = matches!(dropped, Dropped::Completed(_));
         check(here, dropped).await;
         if completed {
-            return drops;
+            break;
         }
         drops += 1;
-        polls += stride.max(1);
     }
+    drops
 }

@@ -3,7 +3,7 @@
 //! Eight writers change rows of their own by every kind of operation, a plain delta-rs appends beside them, another process compacts, and
 //! readers compare what they see with the ledgers all the time. The invariants: lost = phantom = torn = duplicate = 0.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use duckrun::{At, Result};
@@ -129,11 +129,11 @@ impl Chaos {
     }
 
     /// Everybody's orders.
-    fn orders(&self, playground: &Playground, name: &str, place: &Place, stop: &PathBuf) -> Vec<Child> {
+    fn orders(&self, playground: &Playground, name: &str, place: &Place, stop: &Path) -> Vec<Child> {
         let one = |writer: i64, mix: Mix| Child {
             writer,
             mix,
-            stop: Some(stop.clone()),
+            stop: Some(stop.to_owned()),
             ..Child::new(
                 place.clone(),
                 playground.file(&format!("{name}.{writer}.ledger")),

@@ -1,6 +1,6 @@
 //! The fault campaign: operations whose requests or disk fail, and tables that must not show it.
 //!
-//! Every operation is done over an object store that fails one or two of its requests in one of many ways, and by processes whose
+//! Every operation is done over an object store that fails some of its requests in one of many ways, and by processes whose
 //! local disk is full or broken at the nth effect. Afterwards the rows are those of before or of after, as the
 //! operation said; an operation that fails says so with an error that tells what to do; the table can be written again, and a
 //! vacuum leaves no file that the log does not name.
@@ -254,10 +254,10 @@ impl Trial<'_> {
         let kind = Kind::ALL[which];
         let before = rows_before().iter().fold(Rows::new(), |rows, append| append.apply(&rows));
         let operation = Operation::choose(Mix::Only(kind), 3, &before, &mut numbers);
-        // One fault, or two; at a request that operations of this kind make.
+        // One fault, or a few; at requests that operations of this kind make.
         let requests = self.counts[which].load(Ordering::SeqCst).max(20);
         let mut planned = BTreeMap::new();
-        for _ in 0..1 + numbers.below(2) {
+        for _ in 0..1 + numbers.below(4) {
             planned.insert(numbers.below(requests), numbers.one_of(&FAULTS));
         }
         let what = format!("trial {}: {kind:?} with {planned:?} of {requests} requests", self.number);

@@ -5,6 +5,10 @@
 //! a plain table in memory that says what every strategy must do ([`model`]), generators of tables and merges for it
 //! ([`generate`]), a store that lets another writer in at a chosen moment ([`Interleaved`]), and small helpers to read tables
 //! back ([`rows`]).
+//!
+//! Campaigns run for as long as one likes and count what they see in a [`Tally`]: processes killed at every effect ([`crash`]), many
+//! processes on one table ([`chaos`]), stores and disks that fail ([`faults`], [`broken_disk`]), runs dropped wherever they
+//! wait ([`cancel`]). What their writers do, and how it is judged, is [`work`].
 
 pub mod broken_disk;
 pub mod cancel;

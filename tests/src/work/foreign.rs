@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deltalake::DeltaTable;
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::protocol::SaveMode;
+use deltalake::{DeltaTable, DeltaTableBuilder};
 use duckrun::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use duckrun::{Error, ErrorKind, Result};
 use object_store::prefix::PrefixStore;
@@ -62,6 +62,11 @@ async fn write(log: &LogStoreRef, writer: i64, operation: &Operation) -> Result<
 
 /// The log of the table as delta-rs sees it, in whatever store it is.
 fn log_store(root: &Root) -> Result<LogStoreRef> {
+    if let Some(folder) = root.folder() {
+        let url = Url::from_directory_path(folder).map_err(|()| Error::invalid("the folder has no URL"))?;
+        let builder = DeltaTableBuilder::from_url(url).and_then(|builder| builder.build_storage());
+        return builder.map_err(|e| Error::invalid("delta-rs cannot open the folder").with_source(e));
+    }
     let mut url = Url::parse("lake://campaign/").map_err(|e| Error::internal(e.to_string()))?;
     url.set_path(&format!("{}/", root.table()));
     let store = Arc::new(PrefixStore::new(root.store.clone(), root.table()));

@@ -2,7 +2,7 @@
 //! before it began, and the same when it is read again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use duckrun::{At, ErrorKind, Result};
@@ -70,7 +70,7 @@ fn passes(orders: &Child, e: &duckrun::Error) -> bool {
 }
 
 /// The ledger is read after the table, so that it knows every operation that could be seen.
-fn judge(writer: i64, path: &PathBuf, least: usize, found: &Rows, version: u64) -> Result<Option<Broken>> {
+fn judge(writer: i64, path: &Path, least: usize, found: &Rows, version: u64) -> Result<Option<Broken>> {
     let replay = Ledger::read(path)?;
     let pending = replay.pending.as_ref().is_some_and(|p| p.after == *found);
     if pending || replay.states.iter().skip(least).any(|state| state == found) {

@@ -34,8 +34,8 @@ fn main() -> ExitCode {
         }
     };
     let log = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,duckrun_testkit=info,duckrun_delta=error"));
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).without_time().init();
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("duckrun_testkit=info"));
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).without_time().init();
     match asked {
         Asked::Help => {
             println!("{}", arguments::USAGE);
