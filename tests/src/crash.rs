@@ -10,9 +10,9 @@
 //! that nobody was told the end of is there whole or not at all. The next process writes on, and a vacuum
 //! leaves no file that the log does not name.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use duckrun::Result;
@@ -88,50 +88,45 @@ impl Crashes {
                 tracing::warn!("no kills at the effects on the disk: {why}");
                 None
             }
-            disk => disk.and_then(Result::ok).map(Arc::new),
+            disk => disk.and_then(Result::ok),
         };
-        let left = AtomicU64::new(self.kills);
-        let lanes = (0..self.lanes).map(|lane| self.lane(playground, disk.clone(), lane as u64, &left));
+        let sweep = Sweep::new(self.kills, ways(disk.is_some(), &mut Numbers::new(self.seed)));
+        let lanes = (0..self.lanes).map(|lane| self.lane(playground, disk.as_ref(), lane as u64, &sweep));
         let mut tally = Tally::default();
         for part in futures::future::try_join_all(lanes).await? {
             tally.absorb(part);
         }
+        sweep.log();
         Ok(tally)
     }
 
     async fn lane(
         &self,
         playground: &Playground,
-        disk: Option<Arc<BrokenDisk>>,
+        disk: Option<&BrokenDisk>,
         lane: u64,
-        left: &AtomicU64,
+        sweep: &Sweep,
     ) -> Result<Tally> {
         let mut numbers = Numbers::of_part(self.seed, lane);
-        let ways = ways(disk.is_some(), &mut numbers);
-        // Where the next kill of a way is; 0 once a child has done everything without reaching it.
-        let mut at: BTreeMap<Way, u64> = BTreeMap::new();
-        let (mut tally, mut turn) = (Tally::default(), 0);
+        let mut tally = Tally::default();
         for table in 0.. {
-            if left.load(Ordering::SeqCst) == 0 {
+            if sweep.is_done() {
                 break;
             }
             let mut stand = Stand::new(playground, &format!("crash-{lane}-{table}"), numbers.next()).await?;
             let mut kills = 0;
-            while kills < KILLS_PER_TABLE && left.load(Ordering::SeqCst) > 0 && !stand.is_broken()? {
-                let way = ways[turn % ways.len()];
-                turn += 1;
-                let nth = at.entry(way).or_default();
-                *nth += 1;
+            while kills < KILLS_PER_TABLE && !sweep.is_done() && !stand.is_broken()? {
+                let (way, nth) = sweep.next();
                 let what = format!("{way:?} at {nth}");
-                let (ended, met) = self.one(&stand, disk.as_deref(), way, *nth, &mut numbers).await?;
-                let what = met.map_or_else(|| what.clone(), |met| format!("{what} ({met})"));
+                let (ended, met) = self.one(&stand, disk, way, nth, &mut numbers).await?;
+                let what = met.as_ref().map_or_else(|| what.clone(), |met| format!("{what} ({met})"));
                 match ended {
                     Ended::Killed => {
                         kills += 1;
                         stand.tally.kills += 1;
-                        let _ = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+                        sweep.killed(way, met.as_deref());
                     }
-                    Ended::Well => *nth = 0,
+                    Ended::Well => sweep.complete(way),
                     Ended::Failed | Ended::Hung => {
                         stand.violation(Broken::other(format!("{what}: the child {ended:?}")));
                     }
@@ -202,6 +197,95 @@ async fn judge(stand: &mut Stand, what: &str) -> Result<()> {
         stand.violation(Broken::other(format!("{what}: a conflict without another writer")));
     }
     Ok(())
+}
+
+/// Which kill is next: all ways take turns, each goes on where its last kill was.
+struct Sweep {
+    left: AtomicU64,
+    ways: Vec<Way>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    turn: usize,
+    /// Where the last kill of a way was; 0 once a child has done everything without reaching the next.
+    at: BTreeMap<Way, u64>,
+    /// How often each way has got to its end.
+    complete: BTreeMap<Way, u64>,
+    /// The effects on the disk at which processes were killed.
+    effects: BTreeMap<(Kind, String), u64>,
+}
+
+impl Sweep {
+    fn new(kills: u64, ways: Vec<Way>) -> Self {
+        Self { left: AtomicU64::new(kills), ways, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_done(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == 0
+    }
+
+    fn next(&self) -> (Way, u64) {
+        let mut state = self.state();
+        let way = self.ways[state.turn % self.ways.len()];
+        state.turn += 1;
+        let at = state.at.entry(way).or_default();
+        *at += 1;
+        (way, *at)
+    }
+
+    fn killed(&self, way: Way, met: Option<&str>) {
+        let _ = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if let (Way::Disk { kind, .. }, Some(met)) = (way, met) {
+            *self.state().effects.entry((kind, effect(met))).or_default() += 1;
+        }
+    }
+
+    fn complete(&self, way: Way) {
+        let mut state = self.state();
+        state.at.insert(way, 0);
+        *state.complete.entry(way).or_default() += 1;
+    }
+
+    fn log(&self) {
+        let state = self.state();
+        let seams = self.ways.iter().filter(|way| **way != Way::Time).collect::<BTreeSet<_>>();
+        tracing::info!(
+            "processes were killed at {} kinds of effects on the disk ({} with the kind of operation); {} of {} sweeps over \
+             effects and requests have reached their end",
+            state.effects.keys().map(|(_, effect)| effect).collect::<BTreeSet<_>>().len(),
+            state.effects.len(),
+            seams.iter().filter(|way| state.complete.contains_key(way)).count(),
+            seams.len()
+        );
+        for ((kind, effect), kills) in &state.effects {
+            tracing::debug!(?kind, effect, kills, "killed");
+        }
+    }
+}
+
+/// An effect without the names that are different each time: `fsync data file`.
+fn effect(met: &str) -> String {
+    let (call, path) = met.split_once(" /").unwrap_or((met, ""));
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let in_log = path.contains("_delta_log/");
+    let staged = if name.contains('#') { "unfinished " } else { "" };
+    let what = match name {
+        "_delta_log" => "log folder",
+        _ if name.starts_with('.') && name.ends_with(".tmp") => "unfinished commit",
+        _ if name.contains(".checkpoint.") => "checkpoint",
+        _ if name.starts_with("_last_checkpoint") => "_last_checkpoint",
+        _ if in_log && name.contains(".json") => "commit",
+        _ if name.contains(".parquet") => "data file",
+        _ if in_log => "file of the log",
+        _ => "folder",
+    };
+    format!("{call} {staged}{what}")
 }
 
 /// All ways, in an order of their own.

@@ -4,7 +4,7 @@
  *   enospc, eio    the call fails, once
  *   enospc+, eio+  this call and all after it fail
  *   kill           the process is killed before the call
- *   tear           a write is cut in half and the process is killed after it; other calls as with kill
+ *   tear           a write is cut in half and the process is killed after it; only writes count
  * The first effect that is met is noted in the file BROKEN_DISK_REPORT.
  */
 #define _GNU_SOURCE
@@ -44,7 +44,7 @@ static void begin(void) {
     if (strncmp(how, "eio", 3) == 0) error_code = EIO;
     lasting = how[0] && how[strlen(how) - 1] == '+';
     tears = strcmp(how, "tear") == 0;
-    kills = tears || strcmp(how, "kill") == 0;
+    kills = strcmp(how, "kill") == 0;
     strcpy(below, folder);
     below_len = strlen(below);
 }
@@ -108,6 +108,7 @@ static int met(const char *call, const char *path, int removes) {
 
 /* The error to return, or 0. */
 static int strike(const char *call, const char *path, int removes) {
+    if (tears) return 0;
     int saved = errno;
     int yes = met(call, path, removes);
     errno = saved;
@@ -142,12 +143,10 @@ static int strike_fd(const char *call, int fd) {
     if (!next) next = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
 /* A torn write leaves its first half. */
-static void tear(int fd, const void *data, size_t size, off_t at) {
+static void tear(const char *call, int fd, const void *data, size_t size, off_t at) {
     char whole[PATH_MAX];
     pthread_once(&once, begin);
-    if (!tears || size < 2 || !path_of(fd, whole, sizeof whole) || !inside(whole)) return;
-    if (atomic_load(&counter) + 1 != nth) return;
-    note("half a write", whole);
+    if (!tears || !path_of(fd, whole, sizeof whole) || !met(call, whole, 0)) return;
     if (at < 0) syscall(SYS_write, fd, data, size / 2);
     else syscall(SYS_pwrite64, fd, data, size / 2, at);
     die();
@@ -155,19 +154,19 @@ static void tear(int fd, const void *data, size_t size, off_t at) {
 
 ssize_t write(int fd, const void *data, size_t size) {
     NEXT(write);
-    tear(fd, data, size, -1);
+    tear("half a write", fd, data, size, -1);
     return strike_fd("write", fd) ? -1 : next(fd, data, size);
 }
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at) {
     NEXT(pwrite);
-    tear(fd, data, size, at);
+    tear("half a write", fd, data, size, at);
     return strike_fd("pwrite", fd) ? -1 : next(fd, data, size, at);
 }
 
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
     NEXT(pwrite64);
-    tear(fd, data, size, at);
+    tear("half a write", fd, data, size, at);
     return strike_fd("pwrite64", fd) ? -1 : next(fd, data, size, at);
 }
 

@@ -35,7 +35,7 @@ pub enum Breakage {
     },
     /// The process is killed (`SIGKILL`) just before the effect.
     Kill,
-    /// The process is killed in the middle of a write, of which half is there; before any other effect.
+    /// The process is killed in the middle of the nth write, of which half is there.
     Tear,
 }
 
