@@ -9,6 +9,8 @@
 //! Afterwards the table holds what the ledger says, to the row: nothing acknowledged is missing, nothing is there twice, the operation
 //! that nobody was told the end of is there whole or not at all. The next process writes on, and a vacuum
 //! leaves no file that the log does not name.
+//!
+//! What a killed process has written stays, synced or not: what a machine loses when its power fails is not covered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -16,8 +16,8 @@ use object_store::memory::InMemory;
 
 use crate::broken_disk::{Breakage, BrokenDisk};
 use crate::work::{
-    Broken, End, Ended, Kind, Mix, Numbers, Operation, Playground, Program, Root, Rows, Stand, compare, create, read,
-    run, vacuumed,
+    Broken, End, Ended, Kind, Mix, Numbers, Operation, Place, Playground, Program, Root, Rows, Stand, compare, create,
+    read, run, vacuumed,
 };
 use crate::{Fault, FaultyStore, Tally};
 
@@ -174,20 +174,19 @@ impl FaultCampaign {
             false => None,
         };
         let injected = Arc::new(AtomicU64::new(0));
-        let counts: Arc<[AtomicU64; Kind::ALL.len()]> = Arc::default();
+        let mut counts = [0; Kind::ALL.len()];
+        for (trial, count) in counts.iter_mut().enumerate() {
+            let place = format!("requests-{trial}");
+            let root = root(memory.as_deref(), || playground.place(&place).map(Some)).await?;
+            *count = Trial { seed: self.seed, number: trial as u64, root, requests: None }.requests().await?;
+        }
         let trials = (0..).take_while(|_| injected.load(Ordering::SeqCst) < faults).map(|trial| {
-            let (seed, memory, counts, injected) = (self.seed, memory.clone(), counts.clone(), injected.clone());
-            let place = if memory.is_none() { Some(playground.place(&format!("faults-{trial}"))) } else { None };
+            let (seed, memory, injected) = (self.seed, memory.clone(), injected.clone());
+            let place = memory.is_none().then(|| playground.place(&format!("faults-{trial}")));
+            let requests = Some(counts[(trial % counts.len() as u64) as usize]);
             async move {
-                let root = match (memory, place) {
-                    (Some(memory), _) => Root::within(Arc::new(memory.fork())),
-                    (None, place) => {
-                        let root = place.ok_or_else(|| Error::internal("a trial without a place"))??.open()?;
-                        prepare(&root).await?;
-                        root
-                    }
-                };
-                let trial = Trial { seed, number: trial, root, counts: &counts };
+                let root = root(memory.as_deref(), || place.transpose()).await?;
+                let trial = Trial { seed, number: trial, root, requests };
                 let tally = trial.run().await?;
                 let before = injected.fetch_add(tally.faults, Ordering::SeqCst);
                 if before / 1000 != (before + tally.faults) / 1000 {
@@ -238,42 +237,74 @@ async fn prepared() -> Result<InMemory> {
     Ok(store.fork())
 }
 
+/// A table of the same content for each trial: a copy of the one in memory, or made in a place of its own.
+async fn root(memory: Option<&InMemory>, place: impl FnOnce() -> Result<Option<Place>>) -> Result<Root> {
+    match memory {
+        Some(memory) => Ok(Root::within(Arc::new(memory.fork()))),
+        None => {
+            let root = place()?.ok_or_else(|| Error::internal("a trial without a place"))?.open()?;
+            prepare(&root).await?;
+            Ok(root)
+        }
+    }
+}
+
 /// One operation over a store that fails.
-struct Trial<'a> {
+struct Trial {
     seed: u64,
     number: u64,
     root: Root,
-    /// How many requests operations of each kind make, as far as they have been seen.
-    counts: &'a [AtomicU64; Kind::ALL.len()],
+    /// How many requests an operation of its kind makes.
+    requests: Option<u64>,
 }
 
-impl Trial<'_> {
+impl Trial {
+    fn kind(&self) -> Kind {
+        Kind::ALL[(self.number % Kind::ALL.len() as u64) as usize]
+    }
+
+    /// Does the operation without faults, and counts its requests.
+    async fn requests(&self) -> Result<u64> {
+        let before = rows_before().iter().fold(Rows::new(), |rows, append| append.apply(&rows));
+        let operation = Operation::choose(Mix::Only(self.kind()), 3, &before, &mut Numbers::new(self.seed));
+        let store = FaultyStore::new(self.root.store.clone());
+        let seen = Arc::new(AtomicU64::new(0));
+        let count = seen.clone();
+        store.set_rule(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            None
+        });
+        let session = self.root.through(Arc::new(store)).session().await?;
+        match run(&session, WRITER, &operation).await {
+            End::Committed | End::Nothing => Ok(seen.load(Ordering::SeqCst)),
+            end => Err(Error::internal(format!("{operation:?} without faults ended with {end:?}"))),
+        }
+    }
+
     async fn run(&self) -> Result<Tally> {
         let mut numbers = Numbers::of_part(self.seed, self.number.wrapping_add(2));
-        let which = (self.number % Kind::ALL.len() as u64) as usize;
-        let kind = Kind::ALL[which];
+        let kind = self.kind();
         let before = rows_before().iter().fold(Rows::new(), |rows, append| append.apply(&rows));
         let operation = Operation::choose(Mix::Only(kind), 3, &before, &mut numbers);
         // One fault, or a few; at requests that operations of this kind make.
-        let requests = self.counts[which].load(Ordering::SeqCst).max(20);
+        let requests = self.requests.unwrap_or_default();
         let mut planned = BTreeMap::new();
         for _ in 0..1 + numbers.below(4) {
             planned.insert(numbers.below(requests), numbers.one_of(&FAULTS));
         }
         let what = format!("trial {}: {kind:?} with {planned:?} of {requests} requests", self.number);
         let met = Arc::new(AtomicU64::new(0));
-        let seen = Arc::new(AtomicU64::new(0));
+        let seen = AtomicU64::new(0);
         let store = FaultyStore::new(self.root.store.clone());
         let session = self.root.through(Arc::new(store.clone())).session().await?;
-        let (counted, hits) = (seen.clone(), met.clone());
+        let hits = met.clone();
         store.set_rule(move |_, _| {
-            let fault = planned.get(&counted.fetch_add(1, Ordering::SeqCst)).copied();
+            let fault = planned.get(&seen.fetch_add(1, Ordering::SeqCst)).copied();
             hits.fetch_add(u64::from(fault.is_some()), Ordering::SeqCst);
             fault
         });
         let end = run(&session, WRITER, &operation).await;
         store.set_rule(|_, _| None);
-        self.counts[which].fetch_max(seen.load(Ordering::SeqCst), Ordering::SeqCst);
         let mut tally = Tally { operations: 1, faults: met.load(Ordering::SeqCst), ..Tally::default() };
         let plain = self.root.session().maintenance(false).await?;
         let found = match read(&plain, At::Latest).await {
