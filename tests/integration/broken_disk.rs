@@ -28,7 +28,7 @@ async fn operations_on_a_broken_disk_are_true_to_their_word() {
 async fn a_full_disk_at_every_effect_of_an_append() {
     let Some(disk) = disk() else { return };
     let playground = Playground::local().unwrap();
-    let mut stand = Stand::new(&playground, "every", 6).await.unwrap();
+    let mut stand = Stand::new(&playground, "every", 6, 6).await.unwrap();
     let folder = stand.root.folder().unwrap();
     let mut orders = stand.orders.clone();
     (orders.operations, orders.mix) = (1, Mix::Only(Kind::Append));

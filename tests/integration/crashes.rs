@@ -32,7 +32,7 @@ async fn operations_over_a_store_that_fails_are_true_to_their_word() {
 async fn the_judge_sees_what_is_broken() {
     let playground = Playground::local().unwrap();
     let append_and = async |name: &str, break_it: &dyn Fn(&std::path::Path)| {
-        let mut stand = Stand::new(&playground, name, 8).await.unwrap();
+        let mut stand = Stand::new(&playground, name, 8, 8).await.unwrap();
         for _ in 0..2 {
             stand.append("before").await.unwrap();
         }

@@ -115,7 +115,7 @@ impl Crashes {
             if sweep.is_done() {
                 break;
             }
-            let mut stand = Stand::new(playground, &format!("crash-{lane}-{table}"), numbers.next()).await?;
+            let mut stand = Stand::new(playground, &format!("crash-{lane}-{table}"), self.seed, numbers.next()).await?;
             let mut kills = 0;
             while kills < KILLS_PER_TABLE && !sweep.is_done() && !stand.is_broken()? {
                 let (way, nth) = sweep.next();

@@ -111,7 +111,7 @@ impl FaultCampaign {
             if met_so_far >= faults {
                 break;
             }
-            let mut stand = Stand::new(playground, &format!("disk-{table}"), numbers.next()).await?;
+            let mut stand = Stand::new(playground, &format!("disk-{table}"), self.seed, numbers.next()).await?;
             let Some(folder) = stand.root.folder() else { break };
             for trial in 1..=100 {
                 if met_so_far >= faults || stand.is_broken()? {

@@ -122,22 +122,23 @@ pub struct Stand {
     /// What was counted so far, beside what the ledger says.
     pub tally: Tally,
     ledger: Ledger,
+    /// The campaign's.
     seed: u64,
 }
 
 impl Stand {
-    /// Makes the table.
+    /// Makes the table of a campaign with a seed; the choices of its writer have a seed of their own.
     ///
     /// # Errors
     /// The store's.
-    pub async fn new(playground: &Playground, name: &str, seed: u64) -> Result<Self> {
+    pub async fn new(playground: &Playground, name: &str, campaign: u64, seed: u64) -> Result<Self> {
         let place = playground.place(name)?;
         let root = place.open()?;
         let path = playground.file(&format!("{name}.ledger"));
         create(&root.session().await?, seed.is_multiple_of(2), true).await?;
         let ledger = Ledger::open(&path)?;
         let orders = Child::new(place.clone(), path, seed);
-        Ok(Self { place, root, orders, tally: Tally::default(), ledger, seed })
+        Ok(Self { place, root, orders, tally: Tally::default(), ledger, seed: campaign })
     }
 
     /// Starts a child and waits for its end; kills it after a while, if one is given.
@@ -184,7 +185,7 @@ impl Stand {
         let session = self.root.session().maintenance(false).await?;
         let replay = self.ledger.replay()?;
         let number = replay.last + 1;
-        let mut numbers = Numbers::of_part(self.seed, number as u64);
+        let mut numbers = Numbers::of_part(self.orders.seed, number as u64);
         let operation = Operation::choose(Mix::Only(Kind::Append), number, &replay.rows, &mut numbers);
         self.ledger.write(&Entry::Intent(operation.clone()))?;
         let end = run(&session, self.orders.writer, &operation).await;
