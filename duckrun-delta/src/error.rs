@@ -68,18 +68,52 @@ pub(crate) fn delta_error(e: DeltaTableError, doing: impl std::fmt::Display) -> 
     }
 }
 
+/// What `object_store` (0.13) says of a request without rights (403) or without valid credentials (401).
+const DENIED: [&str; 3] =
+    ["permission denied", "lacked the necessary privileges", "lacked valid authentication credentials"];
+/// What it says of failures that may pass.
+const PASSING: [&str; 5] =
+    ["timed out", "connection", "request precondition failure", "store: generic ", "external: generic "];
+
 /// delta-rs hands the kernel's errors on as text; what the log contains is then the likeliest cause.
 fn kind_of_text(text: &str) -> ErrorKind {
     let lower = text.to_ascii_lowercase();
     if lower.contains("unsupported") || lower.contains("not supported") || lower.contains("unknown table feature") {
         ErrorKind::Unsupported
-    } else if lower.contains("permission denied") {
+    } else if DENIED.iter().any(|denied| lower.contains(denied)) {
         ErrorKind::PermissionDenied
     } else if lower.contains("not found") || lower.contains("does not exist") {
         ErrorKind::NotFound
-    } else if lower.contains("timed out") || lower.contains("connection") {
+    } else if PASSING.iter().any(|passing| lower.contains(passing)) {
         ErrorKind::Unavailable
     } else {
         ErrorKind::Corrupt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that refuses a request while the log is replayed is not a broken log: the kernel hands its answer on as text, and the
+    /// caller was told to repair the table where the credentials had expired.
+    #[test]
+    fn what_a_store_says_within_the_kernel_is_told_from_a_broken_log() {
+        let path = || "a/t/_delta_log/00000000000000000000.json".to_owned();
+        let store = || Box::<dyn std::error::Error + Send + Sync>::from("why");
+        for (error, kind) in [
+            (StoreError::PermissionDenied { path: path(), source: store() }, ErrorKind::PermissionDenied),
+            (StoreError::Unauthenticated { path: path(), source: store() }, ErrorKind::PermissionDenied),
+            (StoreError::Precondition { path: path(), source: store() }, ErrorKind::Unavailable),
+            (StoreError::Generic { store: "S3", source: store() }, ErrorKind::Unavailable),
+        ] {
+            for text in [
+                format!("Kernel error: Error interacting with object store: {error}"),
+                format!("Kernel error: Arrow error: External: {error}"),
+            ] {
+                assert_eq!(kind_of_text(&text), kind, "{text}");
+            }
+        }
+        assert_eq!(kind_of_text("Kernel error: Expected contiguous commit files, but found gap"), ErrorKind::Corrupt);
     }
 }

@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bad_input;
+mod broken_disk;
+mod cancellation;
+mod chaos;
 mod concurrency;
 mod conflicts;
+mod crashes;
 mod dbt_cases;
 mod delta_rs_differences;
 mod delta_rs_executor;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use duckrun::{ErrorKind, LeaseLock, MemorySettings, Session};
-use duckrun_testkit::{Fault, FaultyStore};
+use duckrun_testkit::{Fault, FaultyStore, Operation};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -98,6 +98,30 @@ async fn every_strategy_survives_every_fault() {
     }
     println!("{runs} runs with a fault: {refused} refused, {unknown} unknown, the others as if nothing had happened");
     assert!(runs > 200, "{runs}");
+}
+
+/// One answer that cannot be right (a conflict about an object that nobody else knows, a body cut short) condemned a store for good:
+/// "does not honour conditional puts", fix your configuration. It is asked again instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_not_condemned_for_one_answer() {
+    for (operation, fault) in [(Operation::Put, Fault::Conflict), (Operation::Get, Fault::ShortBody)] {
+        let store = FaultyStore::new(InMemory::new());
+        let session = lake(&store).await;
+        let met = AtomicUsize::new(0);
+        store.set_rule(move |asked, path| {
+            let probe = asked == operation && path.as_ref().contains("_duckrun_probe_");
+            (probe && met.fetch_add(1, Ordering::SeqCst) == 0).then_some(fault)
+        });
+        let report = session.model("a.t").sql("select 1 as n").run().await.unwrap();
+        assert_eq!(report.version(), Some(0), "{fault:?}: {report}");
+    }
+    // One that always answers so cannot be judged, which is not the configuration's fault.
+    let store = FaultyStore::new(InMemory::new());
+    store.set_rule(|asked, path| {
+        (asked == Operation::Get && path.as_ref().contains("_duckrun_probe_")).then_some(Fault::ShortBody)
+    });
+    let error = lake(&store).await.model("a.t").sql("select 1 as n").run().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
 
 /// A store that accepts a second put that must create is refused before anything is written; a lock lets it be written.

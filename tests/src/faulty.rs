@@ -42,6 +42,10 @@ pub enum Fault {
     ShortBody,
     /// The request is carried out after this time.
     Delay(Duration),
+    /// The process aborts before the request is sent.
+    Death,
+    /// The process aborts once the request has been carried out.
+    DeathAfter,
 }
 
 /// Which operation a fault meets.
@@ -120,7 +124,8 @@ impl Fault {
                 tokio::time::sleep(time).await;
                 Ok(())
             }
-            Self::LostAnswer | Self::ConflictAfter | Self::BrokenBody | Self::ShortBody => Ok(()),
+            Self::Death => std::process::abort(),
+            Self::LostAnswer | Self::ConflictAfter | Self::BrokenBody | Self::ShortBody | Self::DeathAfter => Ok(()),
         }
     }
 
@@ -129,6 +134,7 @@ impl Fault {
         match self {
             Self::LostAnswer => Err(transport(path)),
             Self::ConflictAfter => done.and(Err(conflict(path))),
+            Self::DeathAfter => std::process::abort(),
             _ => done,
         }
     }

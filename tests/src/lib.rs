@@ -5,9 +5,18 @@
 //! a plain table in memory that says what every strategy must do ([`model`]), generators of tables and merges for it
 //! ([`generate`]), a store that lets another writer in at a chosen moment ([`Interleaved`]), and small helpers to read tables
 //! back ([`rows`]).
+//!
+//! Campaigns run for as long as one likes and count what they see in a [`Tally`]: processes killed at every effect ([`crash`]), many
+//! processes on one table ([`chaos`]), stores and disks that fail ([`faults`], [`broken_disk`]), runs dropped wherever they
+//! wait ([`cancel`]). What their writers do, and how it is judged, is [`work`].
 
+pub mod broken_disk;
+pub mod cancel;
+pub mod chaos;
 mod counting;
+pub mod crash;
 mod emulator;
+pub mod faults;
 mod faulty;
 pub mod generate;
 #[cfg(target_os = "linux")]
@@ -16,6 +25,7 @@ mod interleave;
 pub mod model;
 mod read;
 mod tally;
+pub mod work;
 
 pub use counting::{CountingStore, Requests};
 pub use emulator::{Emulated, Emulator};

@@ -23,8 +23,10 @@ use duckrun_core::{
 pub(crate) use self::conflict::CommitSummary;
 use self::conflict::{Stakes, Verdict};
 pub(crate) use self::maintain::{Kept, Since, Upkeep, VACUUM_APP, upkeep};
-pub(crate) use self::put::Fate;
 use self::put::settle;
+#[cfg(test)]
+pub(crate) use self::put::unfinished;
+pub(crate) use self::put::{Fate, unfinished_version};
 pub(crate) use self::render::RUN_ID;
 use self::render::Rendered;
 use crate::history;

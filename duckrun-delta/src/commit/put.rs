@@ -190,7 +190,7 @@ fn put_local(table: &FsPath, version: u64, bytes: &[u8], sync: bool) -> Answer {
     if let Err(e) = std::fs::create_dir_all(&log) {
         return refused(e, "create the log folder", &log);
     }
-    let temporary = Temporary(log.join(format!(".{version:020}.{}.tmp", uuid::Uuid::new_v4())));
+    let temporary = Temporary(log.join(unfinished(version)));
     let written = std::fs::File::options().write(true).create_new(true).open(&temporary.0).and_then(|mut file| {
         file.write_all(bytes)?;
         if sync { file.sync_all() } else { Ok(()) }
@@ -215,11 +215,23 @@ fn put_local(table: &FsPath, version: u64, bytes: &[u8], sync: bool) -> Answer {
     Answer::Created
 }
 
+/// A fresh name for a commit that is being written: hidden, so that no reader lists it.
+pub(crate) fn unfinished(version: u64) -> String {
+    format!(".{version:020}.{}.tmp", uuid::Uuid::new_v4())
+}
+
+/// The version of an unfinished commit, by its name; `None` for every other name.
+pub(crate) fn unfinished_version(name: &str) -> Option<u64> {
+    let (version, id) = name.strip_prefix('.')?.strip_suffix(".tmp")?.split_once('.')?;
+    let whole = version.len() == 20 && version.bytes().all(|b| b.is_ascii_digit()) && uuid::Uuid::parse_str(id).is_ok();
+    whole.then(|| version.parse().ok())?
+}
+
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What cannot be removed now has a hidden name that no reader lists.
+        // What cannot be removed now has a hidden name that no reader lists, and is a full vacuum's.
         let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -6,7 +6,8 @@
 //!   that a writer whose clock was slow cannot make it look old;
 //! - the store wrote it within the retention: a run in flight may be about to commit it (such runs refuse to commit files older
 //!   than that);
-//! - it is hidden: the log, and every folder or file whose name begins with `_` or `.` and is no partition's.
+//! - it is hidden: the log, and every folder or file whose name begins with `_` or `.` and is no partition's; but for what a local
+//!   commit was writing when its process died.
 //!
 //! What is listed is listed before the log is read, and what was committed while the start was marked is looked at once more, so
 //! a file that is committed meanwhile is seen as live.
@@ -25,7 +26,7 @@ use super::properties::Properties;
 use super::replay::{object_path, replay};
 use super::stats::horizon;
 use super::{clock, delete};
-use crate::commit::{Kept, Since, Upkeep, upkeep};
+use crate::commit::{Kept, Since, Upkeep, unfinished_version, upkeep};
 use crate::deletion_vector::Descriptor;
 use crate::error::store_error;
 use crate::history;
@@ -153,7 +154,7 @@ impl Spared {
     }
 }
 
-/// Files that are not hidden and that the store wrote before the horizon.
+/// Files that are not hidden, and unfinished commits, that the store wrote before the horizon.
 async fn old_files(
     cx: &RunContext,
     location: &Location,
@@ -173,7 +174,8 @@ async fn old_files(
     let doing = || format!("list the files of {location}");
     while let Some(object) = objects.try_next().await.map_err(|e| store_error(e, doing()))? {
         cx.check()?;
-        if object.last_modified <= horizon && !is_hidden(&object.location, &partitions) {
+        let ours = is_unfinished_commit(&object.location) || !is_hidden(&object.location, &partitions);
+        if object.last_modified <= horizon && ours {
             old.insert(object.location, object.size);
         }
     }
@@ -193,6 +195,13 @@ fn is_hidden(path: &Path, partitions: &[&str]) -> bool {
         };
         name.starts_with(['_', '.']) && !of_partition()
     })
+}
+
+/// Whether a file is what a local commit writes before it gets its name; a process that lives removes its own within moments.
+fn is_unfinished_commit(path: &Path) -> bool {
+    let parts: Vec<_> = path.parts().collect();
+    let [folder, name] = parts.as_slice() else { return false };
+    folder.as_ref() == history::LOG && unfinished_version(name.as_ref()).is_some()
 }
 
 /// Every commit that the store dates within the retention, as far as the log still has them.
@@ -295,6 +304,19 @@ async fn mark(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unfinished_commits_are_known_by_their_names() {
+        let of = |path: &str| is_unfinished_commit(&Path::parse(path).unwrap());
+        let name = crate::commit::unfinished(7);
+        assert!(of(&format!("_delta_log/{name}")), "{name}");
+        for other in [format!("x/{name}"), format!("_delta_log/x/{name}"), "_delta_log/.7.tmp".into(), name] {
+            assert!(!of(&other), "{other}");
+        }
+        for other in ["00000000000000000007.json", "_last_checkpoint", ".00000000000000000007.json.tmp"] {
+            assert!(!of(&format!("_delta_log/{other}")), "{other}");
+        }
+    }
 
     #[test]
     fn hidden_names_stay_and_partitions_are_not_hidden() {

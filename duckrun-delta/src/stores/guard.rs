@@ -10,6 +10,9 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, Pu
 
 use super::lock::WriterLock;
 
+/// How often a store is asked whose answers contradict each other.
+const PROBES: usize = 3;
+
 /// Stores that were found to honour conditional puts. A weak reference keeps an address from being used again for another store,
 /// and an entry goes with its store.
 static HONOURING: Mutex<Vec<Weak<dyn ObjectStore>>> = Mutex::new(Vec::new());
@@ -48,13 +51,25 @@ impl Guard {
         if self.lock.is_some() || self.is_known() {
             return Ok(());
         }
-        let path = self.prefix.clone().join(format!("_duckrun_probe_{}", uuid::Uuid::new_v4().simple()));
-        let honoured = self.probe(&path).await;
-        // What is left of a probe that failed half-way has a name that no reader and no vacuum takes for a data file.
-        if let Err(e) = self.root.delete(&path).await {
-            tracing::debug!(error = %e, "a probe's object stays");
+        let mut honoured = None;
+        for _ in 0..PROBES {
+            let path = self.prefix.clone().join(format!("_duckrun_probe_{}", uuid::Uuid::new_v4().simple()));
+            let answer = self.probe(&path).await;
+            // What is left of a probe that failed half-way has a name that no reader and no vacuum takes for a data file.
+            if let Err(e) = self.root.delete(&path).await {
+                tracing::debug!(error = %e, "a probe's object stays");
+            }
+            honoured = answer?;
+            if honoured.is_some() {
+                break;
+            }
         }
-        if !honoured? {
+        if honoured.is_none() {
+            let message = "the store contradicts itself about an object that nobody else knows, so it cannot be found out \
+                           whether it honours conditional puts";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        if honoured == Some(false) {
             return Err(Error::unsupported(
                 "the store does not honour conditional puts (a second put that must create was accepted, or the store \
                  cannot make one), so two writers could overwrite each other's commits; supply a WriterLock, or turn \
@@ -73,7 +88,9 @@ impl Guard {
         known.iter().any(|store| store.as_ptr().cast::<()>() == here)
     }
 
-    async fn probe(&self, path: &Path) -> Result<bool> {
+    /// Puts an object that must not exist yet, twice. `None` where the answers contradict each other: a refusal that has no cause, or
+    /// a body that is cut short, says nothing about what the store does as a rule.
+    async fn probe(&self, path: &Path) -> Result<Option<bool>> {
         let create = |bytes: &'static str| {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             self.root.put_opts(path, bytes.into(), options)
@@ -85,18 +102,24 @@ impl Guard {
             };
             Error::new(kind, "cannot find out whether the store honours conditional puts").with_source(e)
         };
-        match create("first").await {
+        let created = match create("first").await {
+            Ok(_) => true,
             // Exists: our own put, whose answer was lost on the way to the client, which repeated it.
-            Ok(_) | Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {}
-            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => return Ok(false),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => false,
+            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => return Ok(Some(false)),
             Err(e) => return Err(cannot(e)),
-        }
+        };
         match create("second").await {
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {}
-            Ok(_) | Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => return Ok(false),
+            Ok(_) => return Ok(created.then_some(false)),
+            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => return Ok(Some(false)),
             Err(e) => return Err(cannot(e)),
         }
         let held = self.root.get(path).await.map_err(cannot)?.bytes().await.map_err(cannot)?;
-        Ok(held.as_ref() == b"first")
+        Ok(match held.as_ref() {
+            b"first" => Some(true),
+            b"second" => Some(false),
+            _ => None,
+        })
     }
 }
