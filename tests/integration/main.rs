@@ -26,6 +26,7 @@ mod reading;
 mod retries;
 mod runs;
 mod scd2_properties;
+mod simulation;
 mod sources;
 mod spark_cases;
 mod statistics_properties;

@@ -15,6 +15,7 @@ mod group;
 mod interleave;
 pub mod model;
 mod read;
+pub mod simulation;
 mod tally;
 
 pub use counting::{CountingStore, Requests};

@@ -57,7 +57,7 @@ pub(super) async fn settle(
     let mut lost = false;
     for attempt in 0..=REPEATS {
         if attempt > 0 {
-            tokio::time::sleep(pause).await;
+            cx.clock().sleep(pause).await;
             pause *= 2;
         }
         match put(location, version, rendered.0.clone(), sync).await {
