@@ -72,11 +72,18 @@ impl DeltaSnapshot {
             },
             _ => return Err(Error::unsupported("this way to name a version")),
         };
-        let lazy = match LazySnapshot::try_new(location.log().as_ref(), version).await {
-            Ok(lazy) => lazy,
-            Err(e) => return Self::not_opened(location, e, version).await,
-        };
-        Self::build(location.clone(), lazy).map(Some)
+        let mut opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
+        if matches!(opened, Err(DeltaTableError::NotATable(_))) && version.is_none() {
+            // No table, or one that is being created: then the second look finds it. A log that still cannot be read is broken.
+            if crate::history::list(location, None).await?.is_empty() {
+                return Ok(None);
+            }
+            opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
+        }
+        match opened {
+            Ok(lazy) => Self::build(location.clone(), lazy).map(Some),
+            Err(e) => Self::not_opened(location, e, version).await,
+        }
     }
 
     /// A table is missing only if its log folder holds nothing. Whatever else stands in the way must not look like a first run.

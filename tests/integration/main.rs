@@ -20,6 +20,7 @@ mod merge_errors;
 mod merge_history;
 mod merge_properties;
 mod merges;
+mod mutations;
 mod oracle;
 mod readers;
 mod reading;

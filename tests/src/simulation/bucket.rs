@@ -56,6 +56,11 @@ impl Request {
         self.path().contains("/_delta_log")
     }
 
+    /// Whether it asks what the store can, by objects that are nobody's.
+    pub(super) fn is_probe(&self) -> bool {
+        self.path().contains("_duckrun_probe_")
+    }
+
     /// The version that a put would commit.
     pub(super) fn commits(&self) -> Option<u64> {
         match self {
@@ -70,6 +75,8 @@ impl Request {
         let name = path.rsplit('/').next().unwrap_or_default();
         if name.starts_with(".clock") {
             "clock"
+        } else if self.is_probe() {
+            "probe"
         } else if name.starts_with("part-") {
             "part"
         } else {

@@ -204,7 +204,6 @@ impl World {
         let mut state = self.lock();
         let patience = Duration::from_secs(60);
         while !state.is_settled() {
-            if std::env::var("DBG").is_ok() { eprintln!("wait {:?} parked {} {:?}", state.running, state.parked, state.running.and_then(|p| state.processes.get(&p)).map(|p| (p.waiting, p.answered, p.finished))); }
             let (next, waited) = self.settled.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
             state = next;
             if waited.timed_out() && !state.is_settled() {
@@ -300,7 +299,7 @@ impl State {
     /// Whether a request does not stop at the gate.
     fn passes(&self, process: u64, request: &Request) -> bool {
         let Some(p) = self.processes.get(&process) else { return false };
-        if request.path().contains("_duckrun_probe_") {
+        if request.is_probe() {
             return true;
         }
         match request {
@@ -390,6 +389,7 @@ impl State {
         }
         if let Request::Put { path, .. } = request
             && !request.is_in_log()
+            && !request.is_probe()
         {
             self.history.written(path.as_ref(), self.now);
         }
@@ -405,7 +405,7 @@ impl State {
     fn fault(&mut self, process: u64, request: &Request, key: u64) -> Option<Fault> {
         let rules = self.rules;
         let p = self.processes.get_mut(&process)?;
-        if !rules.faults || request.path().contains("_duckrun_probe_") {
+        if !rules.faults || request.is_probe() {
             return None;
         }
         let occurrence = p.occurrences.entry(key).or_default();

@@ -16,8 +16,8 @@ use duckrun::{
     Action, At, CommitOutcome, DeltaMaintenance, DeltaStore, Error, ErrorKind, FileOptions, MaintenanceOptions,
     MemoryPlan, NullKeys, Result, RunContext, RunId, Snapshot, TableStore,
 };
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};

@@ -206,25 +206,27 @@ impl Play<'_> {
         if self.actors[actor].rows_of.is_some() && self.dice.chance(700) {
             return (Job::Append { fenced: false, transaction: Some(name(self)) }, true);
         }
-        let job = match self.dice.below(100) {
-            0..=25 => Job::Append { fenced: false, transaction: None },
-            26..=37 => Job::Append { fenced: true, transaction: None },
-            38..=43 => return (Job::Append { fenced: self.dice.chance(300), transaction: Some(name(self)) }, true),
-            44..=49 => Job::Overwrite { blind: self.dice.chance(300) },
-            50..=63 => Job::Upsert,
-            64..=71 => Job::Delete,
-            72..=74 => Job::Maintain(Action::Compact { partitions: Vec::new() }),
-            75..=76 => {
+        // Appends are cheap and everything else meets them; what reads whole logs is rarer than it would be, so that there can be
+        // many operations.
+        let job = match self.dice.below(1000) {
+            0..=369 => Job::Append { fenced: false, transaction: None },
+            370..=529 => Job::Append { fenced: true, transaction: None },
+            530..=629 => return (Job::Append { fenced: self.dice.chance(300), transaction: Some(name(self)) }, true),
+            630..=689 => Job::Overwrite { blind: self.dice.chance(300) },
+            690..=769 => Job::Upsert,
+            770..=819 => Job::Delete,
+            820..=831 => Job::Maintain(Action::Compact { partitions: Vec::new() }),
+            832..=841 => {
                 let retention = match self.world.lock().rules.mutation {
                     Some(Mutation::VacuumsAtOnce) => std::time::Duration::ZERO,
                     _ => RETENTION.to_std().unwrap_or_default(),
                 };
                 Job::Maintain(Action::Vacuum { retention, full: self.dice.chance(800) })
             }
-            77 => Job::Maintain(Action::Checkpoint),
-            78 => Job::Maintain(Action::CleanLog { retention: LOG_RETENTION.to_std().unwrap_or_default() }),
-            79..=87 => Job::ReadNewest,
-            88..=91 => Job::ReadBack(self.dice.below(12)),
+            842..=843 => Job::Maintain(Action::Checkpoint),
+            844..=848 => Job::Maintain(Action::CleanLog { retention: LOG_RETENTION.to_std().unwrap_or_default() }),
+            849..=909 => Job::ReadNewest,
+            910..=939 => Job::ReadBack(self.dice.below(12)),
             _ => Job::ReadPinned,
         };
         (job, false)
@@ -237,7 +239,7 @@ impl Play<'_> {
         // What is pinned is kept for as long as a log that is cleaned up is sure to have everything after it.
         let longest = LOG_RETENTION - super::MARGIN * 2 - TimeDelta::milliseconds((pauses.0 + pauses.1) as i64);
         let old = self.actors[actor].pinned.as_ref().is_none_or(|(_, since)| now - *since > longest);
-        let pins = old || self.dice.chance(350);
+        let pins = old || self.dice.chance(200);
         let a = &mut self.actors[actor];
         if pins {
             a.pinned = None;
