@@ -25,6 +25,8 @@ pub struct Location {
     log: LogStoreRef,
     /// What must hold before the log is written; nothing where it is local.
     guard: Option<Guard>,
+    /// By which pauses are made, and by which the age of snapshots is told.
+    clock: Arc<dyn Clock>,
 }
 
 impl Location {
@@ -100,7 +102,8 @@ impl Location {
         self
     }
 
-    /// Waits between two tries of a request by another clock, where the store is not local.
+    /// Another clock than the machine's: for the pauses between two tries of a request, where the store is not local, and for
+    /// how long ago a snapshot was pinned.
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         match self.guard {
@@ -108,8 +111,12 @@ impl Location {
                 let (root, prefix) = guard.place();
                 Self { guard: Some(guard), ..Self::build_with(self.url, self.display, root, prefix, None, clock) }
             }
-            None => self,
+            None => Self { clock, ..self },
         }
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     fn build(url: Url, display: String, root: Arc<dyn ObjectStore>, prefix: Path, local: Option<PathBuf>) -> Self {
@@ -135,10 +142,10 @@ impl Location {
         }
         let guard = local.is_none().then(|| Guard::new(root.clone(), prefix.clone()));
         let root: Arc<dyn ObjectStore> =
-            if local.is_some() { root } else { Arc::new(Steady::new(root).with_clock(clock)) };
+            if local.is_some() { root } else { Arc::new(Steady::new(root).with_clock(clock.clone())) };
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(root.clone(), prefix));
         let log = default_logstore(store.clone(), root, &log_url, &StorageConfig::default());
-        Self { url, display, store, local, log, guard }
+        Self { url, display, store, local, log, guard, clock }
     }
 
     /// The table's URL, ending with a slash, without credentials.

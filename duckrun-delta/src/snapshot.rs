@@ -4,10 +4,12 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use deltalake::DeltaTableError;
 use deltalake::kernel::Snapshot as LazySnapshot;
 use duckrun_core::{At, ColumnRange, CommitRecord, Error, ErrorKind, FileSet, Result, Snapshot};
@@ -29,6 +31,8 @@ pub struct DeltaSnapshot {
     metadata: Metadata,
     delta_schema: DeltaSchema,
     schema: SchemaRef,
+    /// When it was opened, by the location's clock.
+    pinned: DateTime<Utc>,
 }
 
 /// A live file, as the log has it.
@@ -72,6 +76,7 @@ impl DeltaSnapshot {
             },
             _ => return Err(Error::unsupported("this way to name a version")),
         };
+        let pinned = location.clock().now();
         let mut opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
         if matches!(opened, Err(DeltaTableError::NotATable(_))) && version.is_none() {
             // No table, or one that is being created: then the second look finds it. A log that still cannot be read is broken.
@@ -81,7 +86,7 @@ impl DeltaSnapshot {
             opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
         }
         match opened {
-            Ok(lazy) => Self::build(location.clone(), lazy).map(Some),
+            Ok(lazy) => Self::build(location.clone(), lazy, pinned).map(Some),
             Err(e) => Self::not_opened(location, e, version).await,
         }
     }
@@ -119,7 +124,7 @@ impl DeltaSnapshot {
         }
     }
 
-    fn build(location: Location, lazy: LazySnapshot) -> Result<Self> {
+    fn build(location: Location, lazy: LazySnapshot, pinned: DateTime<Utc>) -> Result<Self> {
         let json = |e| Error::corrupt("the table's protocol or metadata cannot be understood").with_source(e);
         let protocol: Protocol =
             serde_json::to_value(lazy.protocol()).and_then(serde_json::from_value).map_err(json)?;
@@ -128,7 +133,7 @@ impl DeltaSnapshot {
             serde_json::to_value(lazy.metadata()).and_then(serde_json::from_value).map_err(json)?;
         let delta_schema = DeltaSchema::parse(&metadata.schema_string)?;
         let schema = delta_schema.arrow()?;
-        Ok(Self { location, lazy: Arc::new(lazy), protocol, metadata, delta_schema, schema })
+        Ok(Self { location, lazy: Arc::new(lazy), protocol, metadata, delta_schema, schema, pinned })
     }
 
     /// The same table at a later version.
@@ -137,6 +142,11 @@ impl DeltaSnapshot {
             Some(snapshot) => Ok(snapshot),
             None => Err(Error::corrupt(format!("version {version} has vanished"))),
         }
+    }
+
+    /// How long ago it was opened.
+    pub(crate) fn age(&self) -> Duration {
+        (self.location.clock().now() - self.pinned).to_std().unwrap_or_default()
     }
 
     pub(crate) fn location(&self) -> &Location {

@@ -223,9 +223,9 @@ impl Play<'_> {
                 };
                 Job::Maintain(Action::Vacuum { retention, full: self.dice.chance(800) })
             }
-            842..=843 => Job::Maintain(Action::Checkpoint),
-            844..=848 => Job::Maintain(Action::CleanLog { retention: LOG_RETENTION.to_std().unwrap_or_default() }),
-            849..=909 => Job::ReadNewest,
+            842 => Job::Maintain(Action::Checkpoint),
+            843..=852 => Job::Maintain(Action::CleanLog { retention: LOG_RETENTION.to_std().unwrap_or_default() }),
+            853..=909 => Job::ReadNewest,
             910..=939 => Job::ReadBack(self.dice.below(12)),
             _ => Job::ReadPinned,
         };
@@ -236,10 +236,10 @@ impl Play<'_> {
         let (job, transaction) = self.job(actor);
         let now = self.world.lock().now;
         let (pauses, slow) = self.pauses();
-        // What is pinned is kept for as long as a log that is cleaned up is sure to have everything after it.
-        let longest = LOG_RETENTION - super::MARGIN * 2 - TimeDelta::milliseconds((pauses.0 + pauses.1) as i64);
-        let old = self.actors[actor].pinned.as_ref().is_none_or(|(_, since)| now - *since > longest);
-        let pins = old || self.dice.chance(200);
+        let pins = self.actors[actor].pinned.is_none() || self.dice.chance(200);
+        // Who has read long ago may be refused for it.
+        let age = self.actors[actor].pinned.as_ref().map_or(TimeDelta::zero(), |(_, since)| now - *since);
+        let slow = slow || age > LOG_RETENTION / 4;
         let a = &mut self.actors[actor];
         if pins {
             a.pinned = None;
@@ -286,9 +286,10 @@ impl Play<'_> {
             6..=20 => play.time(100, 5 * minute),
             _ => 0,
         };
-        let pauses = (pause(&mut self.dice), pause(&mut self.dice));
-        // Together they stay within the retention of the log, or the second alone is past that of files.
-        let pauses = if pauses.0 + pauses.1 > 155 * minute { (0, pauses.1) } else { pauses };
+        let mut pauses = (pause(&mut self.dice), pause(&mut self.dice));
+        if self.dice.chance(10) {
+            pauses.0 = self.dice.time(200 * minute, 500 * minute);
+        }
         (pauses, pauses.0 + pauses.1 > 30 * minute)
     }
 
