@@ -9,7 +9,7 @@ use duckrun::core::{Clock, ConflictPolicy, Intent, Staged, StagedFile, WriteActi
 use duckrun::memory::{EffectiveLimit, Job, plan};
 use duckrun::{At, CommitOutcome, DeltaStore, ErrorKind, Location, MemorySettings, RunContext, TableStore};
 use duckrun_testkit::simulation::Simulation;
-use duckrun_testkit::{FaultyStore, Operation, Tally};
+use duckrun_testkit::{Fault, FaultyStore, Operation, Tally};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -163,4 +163,21 @@ async fn a_table_that_is_created_while_it_is_opened_is_opened() {
     });
     let opened = table(Arc::new(faulty), Arc::default()).snapshot(At::Latest).await.unwrap();
     assert_eq!(opened.map(|s| s.version()), Some(0));
+}
+
+/// A store that says "exists" where nothing is (S3's 409 while another put is under way, perhaps our own that timed out) was taken
+/// for another writer's commit: the run was refused and its files removed, and then its first put arrived (simulation, seed 120).
+#[tokio::test]
+async fn exists_is_not_believed_where_nothing_is() {
+    let faulty = FaultyStore::new(InMemory::new());
+    let table = table(Arc::new(faulty.clone()), Arc::default());
+    assert!(matches!(append(&table, None, "a").await, Ok(CommitOutcome::Committed(_))));
+    let at = table.snapshot(At::Latest).await.unwrap();
+    let puts = AtomicUsize::new(0);
+    faulty.set_rule(move |operation, path| {
+        let commits = operation == Operation::Put && path.as_ref().ends_with("1.json");
+        commits.then(|| [Fault::LostRequest, Fault::Conflict].get(puts.fetch_add(1, Ordering::SeqCst)).copied())?
+    });
+    let outcome = append(&table, at.as_ref(), "b").await.unwrap();
+    assert!(matches!(&outcome, CommitOutcome::Committed(commit) if commit.version == 1), "{outcome:?}");
 }

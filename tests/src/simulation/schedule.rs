@@ -51,6 +51,7 @@ struct Task {
     /// Whether it pauses for so long that it may be refused for its age.
     slow: bool,
     label: u64,
+    began: DateTime<Utc>,
 }
 
 struct Play<'a> {
@@ -272,7 +273,8 @@ impl Play<'_> {
             over.see(operation.perform()).await;
         });
         let label = super::dice::text(&format!("{job:?}"));
-        self.actors[actor].task = Some(Task { abort: spawned.abort_handle(), end, number, transaction, slow, label });
+        self.actors[actor].task =
+            Some(Task { abort: spawned.abort_handle(), end, number, transaction, slow, label, began: now });
         self.wait_for(actor);
     }
 
@@ -339,7 +341,7 @@ impl Play<'_> {
             (state.now, state.wait_of(process))
         };
         let pause = if done {
-            self.ended(actor, now);
+            self.ended(actor);
             self.dice.time(2_000, 3_600_000)
         } else if wait > 0 {
             wait
@@ -353,7 +355,7 @@ impl Play<'_> {
         self.actors[actor].ready = Some(now + TimeDelta::milliseconds(pause as i64));
     }
 
-    fn ended(&mut self, actor: usize, now: DateTime<Utc>) {
+    fn ended(&mut self, actor: usize) {
         let Some(task) = self.actors[actor].task.take() else { return };
         self.tally.operations += 1;
         let end = task.end.lock().ok().and_then(|mut end| end.take());
@@ -364,7 +366,7 @@ impl Play<'_> {
         let a = &mut self.actors[actor];
         a.pinned = match (pinned, a.pinned.take()) {
             (Some(new), Some((old, since))) if new.version() == old.version() => Some((new, since)),
-            (new, _) => new.map(|snapshot| (snapshot, now)),
+            (new, _) => new.map(|snapshot| (snapshot, task.began)),
         };
         if task.transaction && matches!(what, What::Committed | What::Replayed) {
             a.transaction += 1;
