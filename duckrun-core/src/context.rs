@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use duckrun_memory::{MemoryPlan, SpillDir};
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -43,6 +45,11 @@ impl fmt::Display for RunId {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The current time in UTC.
     fn now(&self) -> DateTime<Utc>;
+
+    /// Waits, between two tries of a request for example. A clock of a simulation lets its own time pass instead.
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(time))
+    }
 }
 
 /// The machine's clock.

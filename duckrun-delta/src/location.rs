@@ -5,7 +5,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
-use duckrun_core::{Error, Result, StorageOptions};
+use duckrun_core::{Clock, Error, Result, StorageOptions, SystemClock};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -25,6 +25,8 @@ pub struct Location {
     log: LogStoreRef,
     /// What must hold before the log is written; nothing where it is local.
     guard: Option<Guard>,
+    /// By which pauses are made, and by which the age of snapshots is told.
+    clock: Arc<dyn Clock>,
 }
 
 impl Location {
@@ -100,7 +102,35 @@ impl Location {
         self
     }
 
+    /// Another clock than the machine's: for the pauses between two tries of a request, where the store is not local, and for
+    /// how long ago a snapshot was pinned.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        match self.guard {
+            Some(guard) => {
+                let (root, prefix) = guard.place();
+                Self { guard: Some(guard), ..Self::build_with(self.url, self.display, root, prefix, None, clock) }
+            }
+            None => Self { clock, ..self },
+        }
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     fn build(url: Url, display: String, root: Arc<dyn ObjectStore>, prefix: Path, local: Option<PathBuf>) -> Self {
+        Self::build_with(url, display, root, prefix, local, Arc::new(SystemClock))
+    }
+
+    fn build_with(
+        url: Url,
+        display: String,
+        root: Arc<dyn ObjectStore>,
+        prefix: Path,
+        local: Option<PathBuf>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         // delta-rs looks for the log in the root store by the path of the URL it is given, which need not be the prefix: the URL of a
         // OneLake item or of a caller's own store may say more or less.
         let mut log_url = url.clone();
@@ -111,10 +141,11 @@ impl Location {
             segments.clear().extend(parts).push("");
         }
         let guard = local.is_none().then(|| Guard::new(root.clone(), prefix.clone()));
-        let root: Arc<dyn ObjectStore> = if local.is_some() { root } else { Arc::new(Steady::new(root)) };
+        let root: Arc<dyn ObjectStore> =
+            if local.is_some() { root } else { Arc::new(Steady::new(root).with_clock(clock.clone())) };
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(root.clone(), prefix));
         let log = default_logstore(store.clone(), root, &log_url, &StorageConfig::default());
-        Self { url, display, store, local, log, guard }
+        Self { url, display, store, local, log, guard, clock }
     }
 
     /// The table's URL, ending with a slash, without credentials.

@@ -4,10 +4,12 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use deltalake::DeltaTableError;
 use deltalake::kernel::Snapshot as LazySnapshot;
 use duckrun_core::{At, ColumnRange, CommitRecord, Error, ErrorKind, FileSet, Result, Snapshot};
@@ -29,6 +31,8 @@ pub struct DeltaSnapshot {
     metadata: Metadata,
     delta_schema: DeltaSchema,
     schema: SchemaRef,
+    /// When it was opened, by the location's clock.
+    pinned: DateTime<Utc>,
 }
 
 /// A live file, as the log has it.
@@ -72,11 +76,19 @@ impl DeltaSnapshot {
             },
             _ => return Err(Error::unsupported("this way to name a version")),
         };
-        let lazy = match LazySnapshot::try_new(location.log().as_ref(), version).await {
-            Ok(lazy) => lazy,
-            Err(e) => return Self::not_opened(location, e, version).await,
-        };
-        Self::build(location.clone(), lazy).map(Some)
+        let pinned = location.clock().now();
+        let mut opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
+        if matches!(opened, Err(DeltaTableError::NotATable(_))) && version.is_none() {
+            // No table, or one that is being created: then the second look finds it. A log that still cannot be read is broken.
+            if crate::history::list(location, None).await?.is_empty() {
+                return Ok(None);
+            }
+            opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
+        }
+        match opened {
+            Ok(lazy) => Self::build(location.clone(), lazy, pinned).map(Some),
+            Err(e) => Self::not_opened(location, e, version).await,
+        }
     }
 
     /// A table is missing only if its log folder holds nothing. Whatever else stands in the way must not look like a first run.
@@ -112,7 +124,7 @@ impl DeltaSnapshot {
         }
     }
 
-    fn build(location: Location, lazy: LazySnapshot) -> Result<Self> {
+    fn build(location: Location, lazy: LazySnapshot, pinned: DateTime<Utc>) -> Result<Self> {
         let json = |e| Error::corrupt("the table's protocol or metadata cannot be understood").with_source(e);
         let protocol: Protocol =
             serde_json::to_value(lazy.protocol()).and_then(serde_json::from_value).map_err(json)?;
@@ -121,7 +133,7 @@ impl DeltaSnapshot {
             serde_json::to_value(lazy.metadata()).and_then(serde_json::from_value).map_err(json)?;
         let delta_schema = DeltaSchema::parse(&metadata.schema_string)?;
         let schema = delta_schema.arrow()?;
-        Ok(Self { location, lazy: Arc::new(lazy), protocol, metadata, delta_schema, schema })
+        Ok(Self { location, lazy: Arc::new(lazy), protocol, metadata, delta_schema, schema, pinned })
     }
 
     /// The same table at a later version.
@@ -134,10 +146,15 @@ impl DeltaSnapshot {
 
     /// The newest version, from what is known and what came after it: cheaper than opening it anew.
     pub(crate) async fn newest(&self) -> Result<Self> {
-        let engine = self.location.log().engine(None);
+        let (engine, pinned) = (self.location.log().engine(None), self.location.clock().now());
         let lazy = self.lazy.clone().update(engine, None).await;
         let lazy = lazy.map_err(|e| delta_error(e, format_args!("open the newest version of {}", self.location)))?;
-        Self::build(self.location.clone(), lazy.as_ref().clone())
+        Self::build(self.location.clone(), lazy.as_ref().clone(), pinned)
+    }
+
+    /// How long ago it was opened.
+    pub(crate) fn age(&self) -> Duration {
+        (self.location.clock().now() - self.pinned).to_std().unwrap_or_default()
     }
 
     pub(crate) fn location(&self) -> &Location {

@@ -24,6 +24,7 @@ mod group;
 mod interleave;
 pub mod model;
 mod read;
+pub mod simulation;
 mod tally;
 pub mod work;
 

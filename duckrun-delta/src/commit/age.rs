@@ -1,6 +1,8 @@
-//! How old a commit's files may be. A vacuum cannot tell the files of a run in flight from those of a crashed one; only their
-//! age is evidence. So a run that has become old looks whether its files are still there, and one that is older than the
-//! retention does not commit at all.
+//! How old a commit's files, and the snapshot that it was planned on, may be.
+//!
+//! A vacuum cannot tell the files of a run in flight from those of a crashed one; only their age is evidence. So a run that has
+//! become old looks whether its files are still there, and one that is older than the retention does not commit at all. The
+//! same holds for the log's entries after the version that it has read.
 
 use std::time::Duration;
 
@@ -23,41 +25,36 @@ const SHORTEST: Duration = Duration::from_secs(60 * 60);
 
 /// Fails where files that are to be committed may have been vacuumed, or the log been cleaned up under the run's snapshot.
 ///
-/// Costs nothing until the oldest file is older than half the retention (of files, or of the log where that is shorter).
+/// Costs nothing until the oldest file is older than half the retention of files, or the snapshot was pinned longer ago than half
+/// the retention of the log.
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`]: running again writes new files.
+/// [`ErrorKind::Unavailable`]: running again reads again and writes new files.
 pub(crate) async fn check(
     cx: &RunContext,
     location: &Location,
     at: Option<&DeltaSnapshot>,
     files: &[StagedFile],
 ) -> Result<()> {
+    // A property that cannot be understood keeps vacuums of ours from running, not writes.
+    let properties = at.and_then(|at| Properties::of(at.metadata()).ok()).unwrap_or_default();
+    if let Some(at) = at {
+        check_snapshot(location, at, properties.log_retention.max(SHORTEST)).await?;
+    }
     let Some(oldest) = files.iter().map(|f| f.modified).min().and_then(DateTime::<Utc>::from_timestamp_millis) else {
         return Ok(());
     };
     let age = (cx.now() - oldest).to_std().unwrap_or_default();
-    // A property that cannot be understood keeps vacuums of ours from running, not writes.
-    let properties = at.and_then(|at| Properties::of(at.metadata()).ok()).unwrap_or_default();
-    let retention = properties.deleted_file_retention.min(properties.log_retention).max(SHORTEST);
+    let retention = properties.deleted_file_retention.max(SHORTEST);
     if age <= retention / 2 {
         return Ok(());
     }
-    let refused =
-        |why: String| Err(Error::new(ErrorKind::Unavailable, format!("{why}; run again")).with_operation("commit"));
     if age >= retention {
         return refused(format!(
             "the run's files are {} hours old, past the retention of {} hours, so a vacuum may have taken them",
             age.as_secs() / 3600,
             retention.as_secs() / 3600
         ));
-    }
-    if let Some(at) = at {
-        // Were the entries after the snapshot's deleted, the next version would look free.
-        let log = history::list(location, Some(at.version())).await?;
-        if !log.commits.contains_key(&at.version()) {
-            return refused(format!("version {}, which the run has read, is no longer in the log", at.version()));
-        }
     }
     let paths: Vec<String> = files.iter().map(|f| f.path.clone()).collect();
     let missing = futures::stream::iter(paths)
@@ -70,6 +67,33 @@ pub(crate) async fn check(
         Some(first) => refused(format!("{} of the run's files are gone, {first} among them", missing.len())),
         None => Ok(()),
     }
+}
+
+/// Fails where the log after the snapshot may be gone. Were it gone, the version after the snapshot's would look free, and a commit
+/// would take it that no reader ever sees. The age of the files does not tell: they may have been written long after the pin, or
+/// there are none.
+async fn check_snapshot(location: &Location, at: &DeltaSnapshot, retention: Duration) -> Result<()> {
+    let age = at.age();
+    if age <= retention / 2 {
+        return Ok(());
+    }
+    if age >= retention {
+        return refused(format!(
+            "version {} was read {} hours ago, past the retention of {} hours that the log has, so the entries after it may be gone",
+            at.version(),
+            age.as_secs() / 3600,
+            retention.as_secs() / 3600
+        ));
+    }
+    let log = history::list(location, Some(at.version())).await?;
+    match log.commits.contains_key(&at.version()) {
+        true => Ok(()),
+        false => refused(format!("version {}, which the run has read, is no longer in the log", at.version())),
+    }
+}
+
+fn refused(why: String) -> Result<()> {
+    Err(Error::new(ErrorKind::Unavailable, format!("{why}; run again")).with_operation("commit"))
 }
 
 /// The path, if there is no such file.

@@ -291,10 +291,22 @@ pub(crate) async fn conflict_after(
     Ok(conflict(Some(read), read + 1, "the table was changed since it was read"))
 }
 
-/// Whether the log holds this run's commit, by its id: the proof that staged files may (or must not) be removed.
-pub(crate) async fn is_absent(location: &Location, version: u64, id: duckrun_core::RunId) -> Result<bool> {
-    match history::read_commit(location, version).await? {
-        Some(bytes) => Ok(!CommitSummary::parse(version, &bytes)?.is_of(id)),
-        None => Ok(true),
-    }
+/// Whose commit a version of the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// There is none.
+    Nobody,
+    /// This run's, by its id.
+    Us,
+    /// Somebody else's.
+    Other,
+}
+
+/// Looks whose commit a version is: the proof that staged files may (or must not) be removed.
+pub(crate) async fn holder(location: &Location, version: u64, id: duckrun_core::RunId) -> Result<Holder> {
+    Ok(match history::read_commit(location, version).await? {
+        Some(bytes) if CommitSummary::parse(version, &bytes)?.is_of(id) => Holder::Us,
+        Some(_) => Holder::Other,
+        None => Holder::Nobody,
+    })
 }

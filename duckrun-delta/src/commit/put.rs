@@ -10,8 +10,8 @@ use deltalake::logstore::CommitOrBytes;
 use duckrun_core::{Error, ErrorKind, Result, RunContext};
 use object_store::{Error as StoreError, ObjectStoreExt};
 
-use super::is_absent;
 use super::render::Rendered;
+use super::{Holder, holder};
 use crate::error::{io_error, store_error};
 use crate::history::{LOG, commit_path};
 use crate::location::Location;
@@ -57,17 +57,27 @@ pub(super) async fn settle(
     let mut lost = false;
     for attempt in 0..=REPEATS {
         if attempt > 0 {
-            tokio::time::sleep(pause).await;
+            cx.clock().sleep(pause).await;
             pause *= 2;
         }
         match put(location, version, rendered.0.clone(), sync).await {
             Answer::Created => return Ok(Fate::Committed),
             // Either somebody else was first, or it is our own put whose answer was lost, here or inside the store's client,
             // which repeats requests by itself. The id tells.
-            Answer::Exists => match is_absent(location, version, cx.id()).await {
-                Ok(true) => return Ok(Fate::Taken),
+            Answer::Exists => match holder(location, version, cx.id()).await {
+                Ok(Holder::Other) => return Ok(Fate::Taken),
+                // Some stores say so while another put of the object is under way (S3 answers 409), which can be one of ours that
+                // was given up: nobody has the version yet, and it may still become ours.
+                Ok(Holder::Nobody) => {
+                    tracing::warn!(
+                        version,
+                        attempt,
+                        "the store says that a commit exists which is not there; offering it again"
+                    );
+                    lost = true;
+                }
                 // Ours. Its name may have been made by a put whose folder sync failed: it counts once that has been made good.
-                Ok(false) => match resync(location, sync).await {
+                Ok(Holder::Us) => match resync(location, sync).await {
                     Ok(()) => return Ok(Fate::Committed),
                     Err(e) => {
                         tracing::warn!(version, error = %e, "a commit is there, but not yet known to be on disk");
@@ -87,8 +97,9 @@ pub(super) async fn settle(
         }
     }
     // The put may still arrive later, so absence now proves nothing.
-    match is_absent(location, version, cx.id()).await {
-        Ok(false) if resync(location, sync).await.is_ok() => Ok(Fate::Committed),
+    match holder(location, version, cx.id()).await {
+        Ok(Holder::Us) if resync(location, sync).await.is_ok() => Ok(Fate::Committed),
+        Ok(Holder::Other) => Ok(Fate::Taken),
         _ => Ok(Fate::Unknown),
     }
 }

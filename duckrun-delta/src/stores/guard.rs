@@ -36,6 +36,11 @@ impl Guard {
         self
     }
 
+    /// The store, and the table's path in it.
+    pub(crate) fn place(&self) -> (Arc<dyn ObjectStore>, Path) {
+        (self.root.clone(), self.prefix.clone())
+    }
+
     /// The lock under which commits are put, where there is one.
     pub(crate) fn lock(&self) -> Option<&Arc<dyn WriterLock>> {
         self.lock.as_ref()

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use duckrun_core::{Clock, SystemClock};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -38,16 +39,23 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 pub(crate) struct Steady {
     inner: Arc<dyn ObjectStore>,
     tokens: Option<Arc<Tokens>>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Steady {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, tokens: None }
+        Self { inner, tokens: None, clock: Arc::new(SystemClock) }
     }
 
     /// Replaces tokens that the store refuses. The rest is left to the wrapper of each table.
     pub(crate) fn with_tokens(mut self, tokens: Arc<Tokens>) -> Self {
         self.tokens = Some(tokens);
+        self
+    }
+
+    /// Waits by another clock.
+    pub(crate) fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -74,7 +82,7 @@ impl Steady {
                 Err(Error::Generic { .. }) if attempt < tries && started.elapsed() < AT_ONCE => {}
                 done => return done,
             }
-            tokio::time::sleep(pause).await;
+            self.clock.sleep(pause).await;
             (pause, attempt) = (pause * 4, attempt + 1);
         }
     }
@@ -119,8 +127,8 @@ impl ObjectStore for Steady {
             GetResultPayload::Stream(body) if !head => {
                 let if_match = if_match.or_else(|| meta.e_tag.clone());
                 let options = GetOptions { if_match, version, ..GetOptions::default() };
-                let (store, path) = (self.inner.clone(), path.clone());
-                let body = Body { store, path, options, body, at: range.start, end: range.end, left: TRIES - 1 };
+                let (store, path, clock) = (self.inner.clone(), path.clone(), self.clock.clone());
+                let body = Body { store, path, clock, options, body, at: range.start, end: range.end, left: TRIES - 1 };
                 GetResultPayload::Stream(futures::stream::try_unfold(body, Body::next).boxed())
             }
             other => other,
@@ -159,6 +167,7 @@ impl ObjectStore for Steady {
 struct Body {
     store: Arc<dyn ObjectStore>,
     path: Path,
+    clock: Arc<dyn Clock>,
     /// Of the requests that continue it: the same version of the object.
     options: GetOptions,
     body: BoxStream<'static, Result<Bytes>>,
@@ -183,7 +192,7 @@ impl Body {
                 return Err(failed);
             }
             self.left -= 1;
-            tokio::time::sleep(FIRST_PAUSE).await;
+            self.clock.sleep(FIRST_PAUSE).await;
             let range = Some(GetRange::Bounded(self.at..self.end));
             let options = GetOptions { range, ..self.options.clone() };
             self.body = match self.store.get_opts(&self.path, options).await {
