@@ -10,6 +10,7 @@ mod delta_rs_executor;
 mod emulators;
 mod exactly_once;
 mod jobs;
+mod machine;
 mod maintained;
 mod maintenance;
 mod maintenance_corruption;

@@ -13,6 +13,7 @@ pub mod generate;
 #[cfg(target_os = "linux")]
 mod group;
 mod interleave;
+pub mod machine;
 pub mod model;
 mod read;
 mod tally;
