@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod concurrency;
+mod conformance;
 mod conflicts;
 mod dbt_cases;
 mod delta_rs_differences;

@@ -6,6 +6,7 @@
 //! ([`generate`]), a store that lets another writer in at a chosen moment ([`Interleaved`]), and small helpers to read tables
 //! back ([`rows`]).
 
+pub mod conformance;
 mod counting;
 mod emulator;
 mod faulty;

@@ -51,7 +51,7 @@ pub(super) enum Step {
 #[derive(Debug, Clone)]
 pub(super) enum Winner {
     /// A run.
-    Write(Write),
+    Write(Box<Write>),
     /// Compaction.
     Compact,
     /// Z-order by the keys.
@@ -102,7 +102,7 @@ pub(super) enum How {
     /// `overwrite`: whether the schema is kept, whether it is blind.
     Overwrite(bool, bool),
     /// `merge`
-    Merge(MergeOptions),
+    Merge(Box<MergeOptions>),
     /// `full_sync`, with the condition under which missing rows go.
     FullSync(Option<Expr>),
     /// `insert`
@@ -183,7 +183,7 @@ fn sourced(shape: &Shape) -> BoxedStrategy<(Rows, SchemaChange, How)> {
         })
         .prop_map(|((mut rows, change), mut options, kind)| {
             settle_duplicates(&mut options, &mut rows, kind);
-            (rows, change, How::Merge(options))
+            (rows, change, How::Merge(Box::new(options)))
         });
     let any_row = generate::expression(&shape.columns, true, false);
     let sync = (needed(&["part"]), some(any_row.clone()), any::<u8>()).prop_map(move |(source, condition, kind)| {
@@ -311,7 +311,7 @@ pub(super) fn write(shape: &Shape) -> BoxedStrategy<Write> {
 fn race(shape: &Shape) -> BoxedStrategy<Step> {
     let moments = select(vec![Moment::Pinned, Moment::Stage, Moment::Rewrite, Moment::Commit]);
     let winner = prop_oneof![
-        6 => write(shape).prop_map(Winner::Write),
+        6 => write(shape).prop_map(|w| Winner::Write(Box::new(w))),
         1 => Just(Winner::Compact),
         1 => Just(Winner::ZOrder),
     ];

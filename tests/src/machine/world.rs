@@ -54,7 +54,7 @@ pub(super) struct World {
 
 /// What another one did during a race.
 enum Done {
-    Run(Box<Write>, duckrun::Result<Report>),
+    Run(Box<Write>, Box<duckrun::Result<Report>>),
     Upkeep(duckrun::Result<MaintainReport>),
 }
 
@@ -316,7 +316,7 @@ impl World {
                 let end = match winner {
                     Winner::Write(write) => {
                         let report = run(actors[write.actor].model(TABLE), &write, &shape).run().await;
-                        Done::Run(Box::new(write), report)
+                        Done::Run(write, Box::new(report))
                     }
                     Winner::Compact => Done::Upkeep(janitor.maintain(TABLE).compact().run().await),
                     Winner::ZOrder => Done::Upkeep(janitor.maintain(TABLE).z_order(keys.clone()).run().await),
@@ -331,7 +331,7 @@ impl World {
             match end {
                 Done::Run(write, report) => {
                     let base = self.table.version();
-                    self.judged(&write, base, None, report)?;
+                    self.judged(&write, base, None, *report)?;
                 }
                 Done::Upkeep(report) => self.upkept(report)?,
             }
