@@ -146,7 +146,8 @@ impl TableStore for MemoryStore {
         let next = read.map_or(0, |v| v + 1);
         let newest = versions.len() as u64;
         if newest > next {
-            let conflict = |reason: &str| CommitOutcome::Conflict { read, found: newest - 1, reason: reason.to_owned() };
+            let conflict =
+                |reason: &str| CommitOutcome::Conflict { read, found: newest - 1, reason: reason.to_owned() };
             let known = read.and_then(|v| versions.get(v as usize)).map(|v| &v.schema);
             let last = versions.last().map(|v| &v.schema);
             if intent.plan.conflict != ConflictPolicy::Blind {

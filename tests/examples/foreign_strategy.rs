@@ -83,7 +83,8 @@ impl Strategy for Highest {
         for field in &known {
             let stored = table.schema.field_with_name(field.name()).map(|f| f.data_type());
             if stored.is_ok_and(|stored| stored != field.data_type()) {
-                let message = format!("the column {:?} is {}, not of the table's type", field.name(), field.data_type());
+                let message =
+                    format!("the column {:?} is {}, not of the table's type", field.name(), field.data_type());
                 return Err(Error::new(ErrorKind::InvalidData, message));
             }
         }

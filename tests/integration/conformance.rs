@@ -18,9 +18,10 @@ use duckrun::maintenance::{DefaultPolicy, Disabled, MaintenancePolicy, OnRequest
 use duckrun::memory::{GIB, MemoryProbe, MemorySample, SystemProbe};
 use duckrun::sources::{ArrowIpc, Csv, Delta, Files, Iceberg, Json, NewFiles, Parquet};
 use duckrun::{
-    Append, At, BatchSize, BatchStream, CommitOutcome, Delete, DeleteInsert, DeltaStore, Engine, EngineSession, FullSync,
-    Insert, InsertOverwrite, Location, Merge, Microbatch, MicrobatchWindow, Overwrite, Query, Relation, ReplaceWhere,
-    Resolved, Result, RunContext, SafeAppend, Scd2, Snapshot, Source, SourceContext, Strategy, TableStore, Update, Value,
+    Append, At, BatchSize, BatchStream, CommitOutcome, Delete, DeleteInsert, DeltaStore, Engine, EngineSession,
+    FullSync, Insert, InsertOverwrite, Location, Merge, Microbatch, MicrobatchWindow, Overwrite, Query, Relation,
+    ReplaceWhere, Resolved, Result, RunContext, SafeAppend, Scd2, Snapshot, Source, SourceContext, Strategy,
+    TableStore, Update, Value,
 };
 use duckrun_testkit::conformance::{self, Conformance, PolicySubject, SourceSubject, StrategySubject, Verdict};
 use futures::StreamExt;
@@ -261,7 +262,8 @@ impl Strategy for BadStrategy {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_strategies_are_caught() {
-    let bad = |blind| move || Arc::new(BadStrategy { inner: Merge::on(["id"]), blind, calls: AtomicU64::new(0) }) as Arc<_>;
+    let bad =
+        |blind| move || Arc::new(BadStrategy { inner: Merge::on(["id"]), blind, calls: AtomicU64::new(0) }) as Arc<_>;
     let report = conformance::strategy(bad(true), StrategySubject::default()).await;
     catches(&report, &["readers_are_fenced", "serialisable"]);
     let report = conformance::strategy(bad(false), StrategySubject::default()).await;
@@ -355,12 +357,12 @@ async fn the_sources_conform() {
 
     let (csv, pq) = (at("csv/b.csv"), at("pq/b.parquet"));
     let subjects = [
-        SourceSubject::new(Csv::folder(at("csv/.").parent().unwrap()), 2)
-            .missing(Csv::folder(at("no/.").parent().unwrap()))
+        SourceSubject::new(Csv::folder(root.path().join("csv")), 2)
+            .missing(Csv::folder(root.path().join("no")))
             .grown(move || std::fs::write(&csv, "n,s\n3,c\n").unwrap(), 3),
         SourceSubject::new(Json::file(at("json/a.json")), 2).missing(Json::file(at("json/none.json"))),
         SourceSubject::new(Json::file(at("lines/a.ndjson")), 2).missing(Json::glob(at("lines/*.none"))),
-        SourceSubject::new(Parquet::folder(at("pq/.").parent().unwrap()), 3)
+        SourceSubject::new(Parquet::folder(root.path().join("pq")), 3)
             .missing(Parquet::file(at("pq/none.parquet")))
             .grown(move || copy("select 1 as n", &pq), 4),
         SourceSubject::new(ArrowIpc::file(at("ipc/a.arrow")), 1).missing(ArrowIpc::file(at("ipc/none.arrow"))),

@@ -1,8 +1,8 @@
 //! The state machine on real tables. The quick suite is a few hundred steps; a campaign is
 //! `MACHINE_OPERATIONS=20000 MACHINE_SEED=1 cargo test -p duckrun-testkit --test integration machine -- --ignored --nocapture`.
 
-use duckrun_testkit::machine::{Machine, MachineStore};
 use duckrun_testkit::Tally;
+use duckrun_testkit::machine::{Machine, MachineStore};
 
 fn clean(tally: &Tally) {
     assert!(tally.is_clean(), "{}", tally.violations.join("\n\n"));

@@ -3,8 +3,8 @@
 
 mod bad_input;
 mod concurrency;
-mod conformance;
 mod conflicts;
+mod conformance;
 mod dbt_cases;
 mod delta_rs_differences;
 mod delta_rs_executor;

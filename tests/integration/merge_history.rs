@@ -2,7 +2,9 @@
 //! where nothing changes, constraints that hold.
 
 use duckrun::core::Contract;
-use duckrun::{CommitOutcome, Delete, DeleteInsert, ErrorKind, FullSync, Insert, Merge, Model, Nothing, SchemaChange, Update};
+use duckrun::{
+    CommitOutcome, Delete, DeleteInsert, ErrorKind, FullSync, Insert, Merge, Model, Nothing, SchemaChange, Update,
+};
 use duckrun_testkit::generate::arrow;
 use duckrun_testkit::model::{self, Column, Rows, Type, Value};
 use serde_json::Value as Json;

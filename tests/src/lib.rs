@@ -3,7 +3,7 @@
 //! It grows with the project; so far it has what the integration tests share and an embedder can use for the same purpose:
 //! a store that misbehaves on demand ([`FaultyStore`]), one that counts ([`CountingStore`]), emulators of S3 and Azure ([`Emulator`]), a control group with a real memory limit (`MemoryGroup`, on Linux),
 //! a plain table in memory that says what every strategy must do ([`model`]), generators of tables and merges for it
-//! ([`generate`]), a store that lets another writer in at a chosen moment ([`Interleaved`]), and small helpers to read tables
+//! ([`generate`]), sequences of operations that are compared with it ([`machine`]), suites for every trait ([`conformance`]), a store that lets another writer in at a chosen moment ([`Interleaved`]), and small helpers to read tables
 //! back ([`rows`]).
 
 pub mod conformance;

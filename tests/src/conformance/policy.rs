@@ -114,7 +114,10 @@ where
                 for action in policy.decide(&stats, now) {
                     if let Action::Vacuum { retention, .. } = &action {
                         let least = SAFE_RETENTION.max(stats.deleted_file_retention);
-                        holds(*retention >= least, format_args!("a vacuum with {retention:?} where {least:?} is safe"))?;
+                        holds(
+                            *retention >= least,
+                            format_args!("a vacuum with {retention:?} where {least:?} is safe"),
+                        )?;
                     }
                 }
             }

@@ -70,34 +70,18 @@ where
         })
         .await;
     report
-        .check(
-            "resolves_again",
-            "A source keeps nothing between calls: a retry resolves it again.",
-            async {
-                for _ in 0..2 {
-                    same("the rows of another call", count(&read(it, it.source.as_ref()).await?), it.rows)?;
-                }
-                let both = tokio::try_join!(read(it, it.source.as_ref()), read(it, it.source.as_ref()))?;
-                same("the rows of two calls at once", (count(&both.0), count(&both.1)), (it.rows, it.rows))
-            },
-        )
+        .check("resolves_again", "A source keeps nothing between calls: a retry resolves it again.", async {
+            for _ in 0..2 {
+                same("the rows of another call", count(&read(it, it.source.as_ref()).await?), it.rows)?;
+            }
+            let both = tokio::try_join!(read(it, it.source.as_ref()), read(it, it.source.as_ref()))?;
+            same("the rows of two calls at once", (count(&both.0), count(&both.1)), (it.rows, it.rows))
+        })
         .await;
     report
         .check("same_columns", "A source keeps nothing between calls: its columns are the same each time.", async {
             let (one, two) = (read(it, it.source.as_ref()).await?, read(it, it.source.as_ref()).await?);
             same("the columns", two.first().map(RecordBatch::schema), one.first().map(RecordBatch::schema))
-        })
-        .await;
-    report
-        .check("independent_of_the_target", "Whether resolving or reading it reads the run's own target.", async {
-            let cx = context()?;
-            let engine = DuckDb::in_memory().open(&cx).await?;
-            let mut seen = SourceContext::new(&cx).with_engine(engine.as_ref());
-            if let Some(tables) = &it.tables {
-                seen = seen.with_tables(tables.as_ref());
-            }
-            let resolved = it.source.resolve(&seen).await?;
-            holds(!resolved.reads_target, "it claims to read the target of a run that has none")
         })
         .await;
     report
@@ -130,17 +114,13 @@ where
         })
         .await;
     report
-        .check(
-            "what_is_new_is_seen",
-            "Called once per attempt of a run: a retry sees what there is then.",
-            async {
-                let Some((change, rows)) = &it.grown else {
-                    return Err(Trouble::Lacking("no change was given".to_owned()));
-                };
-                change();
-                same("the rows afterwards", count(&read(it, it.source.as_ref()).await?), *rows)
-            },
-        )
+        .check("what_is_new_is_seen", "Called once per attempt of a run: a retry sees what there is then.", async {
+            let Some((change, rows)) = &it.grown else {
+                return Err(Trouble::Lacking("no change was given".to_owned()));
+            };
+            change();
+            same("the rows afterwards", count(&read(it, it.source.as_ref()).await?), *rows)
+        })
         .await;
     report
 }
@@ -161,4 +141,3 @@ async fn read(subject: &SourceSubject, source: &dyn Source) -> Got<Vec<RecordBat
     engine.register(&RelationName::bare("it")?, resolved.relation).await?;
     Ok(engine.query(&Query::new("SELECT * FROM it")).await?.collect().await?)
 }
-

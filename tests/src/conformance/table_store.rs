@@ -40,27 +40,35 @@ where
         })
         .await;
     report
-        .check("creates", "`commit` changes what readers see, atomically; creation of a table carries a schema.", async {
-            let store = factory("creates");
-            same("the first version", append(&store, None, &[1, 2]).await?, 0)?;
-            let snapshot = pinned(&store).await?;
-            same("the columns", snapshot.schema().fields().iter().map(|f| f.name().clone()).collect(), names())?;
-            same("the rows", ids(&snapshot).await?, vec![1, 2])?;
-            same("what another handle sees", ids(&pinned(&factory("creates")).await?).await?, vec![1, 2])
-        })
+        .check(
+            "creates",
+            "`commit` changes what readers see, atomically; creation of a table carries a schema.",
+            async {
+                let store = factory("creates");
+                same("the first version", append(&store, None, &[1, 2]).await?, 0)?;
+                let snapshot = pinned(&store).await?;
+                same("the columns", snapshot.schema().fields().iter().map(|f| f.name().clone()).collect(), names())?;
+                same("the rows", ids(&snapshot).await?, vec![1, 2])?;
+                same("what another handle sees", ids(&pinned(&factory("creates")).await?).await?, vec![1, 2])
+            },
+        )
         .await;
     report
-        .check("staged_is_unseen", "`stage` only ever creates new objects, under names no other run uses; readers do not see them.", async {
-            let store = factory("staged");
-            let one = stage(&store, None, &[1]).await?;
-            holds(store.snapshot(At::Latest).await?.is_none(), "staging creates the table")?;
-            let other = stage(&store, None, &[2]).await?;
-            let paths = |s: &Staged| s.files.iter().map(|f| f.path.clone()).collect::<Vec<_>>();
-            holds(!paths(&one).iter().any(|p| paths(&other).contains(p)), "two runs stage one name")?;
-            same("the rows that were staged", (one.rows(), other.rows()), (1, 1))?;
-            version(&commit(&store, None, plan(true), one).await?)?;
-            same("the rows", ids(&pinned(&store).await?).await?, vec![1])
-        })
+        .check(
+            "staged_is_unseen",
+            "`stage` only ever creates new objects, under names no other run uses; readers do not see them.",
+            async {
+                let store = factory("staged");
+                let one = stage(&store, None, &[1]).await?;
+                holds(store.snapshot(At::Latest).await?.is_none(), "staging creates the table")?;
+                let other = stage(&store, None, &[2]).await?;
+                let paths = |s: &Staged| s.files.iter().map(|f| f.path.clone()).collect::<Vec<_>>();
+                holds(!paths(&one).iter().any(|p| paths(&other).contains(p)), "two runs stage one name")?;
+                same("the rows that were staged", (one.rows(), other.rows()), (1, 1))?;
+                version(&commit(&store, None, plan(true), one).await?)?;
+                same("the rows", ids(&pinned(&store).await?).await?, vec![1])
+            },
+        )
         .await;
     report
         .check("versions_follow", "Put-if-absent on one version.", async {
@@ -73,21 +81,25 @@ where
         })
         .await;
     report
-        .check("pinned_stays", "A table at one version, immutable: everything read through it is of that version.", async {
-            let store = factory("pinned");
-            append(&store, None, &[1]).await?;
-            let old = pinned(&store).await?;
-            append(&store, Some(old.clone()), &[2]).await?;
-            overwrite(&store, &[9]).await?;
-            same("the pinned rows", (old.version(), ids(&old).await?), (0, vec![1]))?;
-            for (version, rows) in [(0, vec![1]), (1, vec![1, 2]), (2, vec![9])] {
-                match store.snapshot(At::Version(version)).await? {
-                    Some(s) => same("an older version", (s.version(), ids(&s).await?), (version, rows))?,
-                    None => return broken(format_args!("version {version} says that there is no table")),
+        .check(
+            "pinned_stays",
+            "A table at one version, immutable: everything read through it is of that version.",
+            async {
+                let store = factory("pinned");
+                append(&store, None, &[1]).await?;
+                let old = pinned(&store).await?;
+                append(&store, Some(old.clone()), &[2]).await?;
+                overwrite(&store, &[9]).await?;
+                same("the pinned rows", (old.version(), ids(&old).await?), (0, vec![1]))?;
+                for (version, rows) in [(0, vec![1]), (1, vec![1, 2]), (2, vec![9])] {
+                    match store.snapshot(At::Version(version)).await? {
+                        Some(s) => same("an older version", (s.version(), ids(&s).await?), (version, rows))?,
+                        None => return broken(format_args!("version {version} says that there is no table")),
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
         .await;
     report
         .check("missing_version_is_an_error", "Anything else that stands in the way is an error.", async {
@@ -101,38 +113,46 @@ where
         })
         .await;
     report
-        .check("compare_and_swap", "Nothing may have been committed since: compare-and-swap on the table as it was read.", async {
-            let store = factory("swap");
-            append(&store, None, &[1]).await?;
-            let old = pinned(&store).await?;
-            append(&factory("swap"), Some(old.clone()), &[2]).await?;
-            let staged = stage(&store, Some(&old), &[3]).await?;
-            let mut fenced = plan(false);
-            fenced.conflict = ConflictPolicy::CompareAndSwap;
-            match commit(&store, Some(&old), fenced, staged).await? {
-                CommitOutcome::Conflict { read: Some(0), found: 1, .. } => {}
-                other => return broken(format_args!("{other:?} where version 1 was in the way")),
-            }
-            same("the rows", ids(&pinned(&store).await?).await?, vec![1, 2])
-        })
+        .check(
+            "compare_and_swap",
+            "Nothing may have been committed since: compare-and-swap on the table as it was read.",
+            async {
+                let store = factory("swap");
+                append(&store, None, &[1]).await?;
+                let old = pinned(&store).await?;
+                append(&factory("swap"), Some(old.clone()), &[2]).await?;
+                let staged = stage(&store, Some(&old), &[3]).await?;
+                let mut fenced = plan(false);
+                fenced.conflict = ConflictPolicy::CompareAndSwap;
+                match commit(&store, Some(&old), fenced, staged).await? {
+                    CommitOutcome::Conflict { read: Some(0), found: 1, .. } => {}
+                    other => return broken(format_args!("{other:?} where version 1 was in the way")),
+                }
+                same("the rows", ids(&pinned(&store).await?).await?, vec![1, 2])
+            },
+        )
         .await;
     report
-        .check("blind_appends_all_pass", "Anything that leaves schema and protocol as they were planned for: concurrent appends all succeed.", async {
-            let first = factory("blind");
-            append(&first, None, &[0]).await?;
-            let at = pinned(&first).await?;
-            let runs = (1..=WRITERS).map(|n| {
-                let (store, at) = (factory("blind"), Some(at.clone()));
-                async move { append(&store, at, &[n]).await }
-            });
-            let mut versions = Vec::new();
-            for version in futures::future::join_all(runs).await {
-                versions.push(version?);
-            }
-            versions.sort_unstable();
-            same("the versions", versions, (1..=WRITERS as u64).collect())?;
-            same("the rows", ids(&pinned(&first).await?).await?, (0..=WRITERS).collect())
-        })
+        .check(
+            "blind_appends_all_pass",
+            "Anything that leaves schema and protocol as they were planned for: concurrent appends all succeed.",
+            async {
+                let first = factory("blind");
+                append(&first, None, &[0]).await?;
+                let at = pinned(&first).await?;
+                let runs = (1..=WRITERS).map(|n| {
+                    let (store, at) = (factory("blind"), Some(at.clone()));
+                    async move { append(&store, at, &[n]).await }
+                });
+                let mut versions = Vec::new();
+                for version in futures::future::join_all(runs).await {
+                    versions.push(version?);
+                }
+                versions.sort_unstable();
+                same("the versions", versions, (1..=WRITERS as u64).collect())?;
+                same("the rows", ids(&pinned(&first).await?).await?, (0..=WRITERS).collect())
+            },
+        )
         .await;
     report
         .check("one_first_run_wins", "Put-if-absent on one version.", async {
@@ -167,121 +187,146 @@ where
         })
         .await;
     report
-        .check("transactions_replay", "The caller's transaction, checked at the snapshot and in every commit since.", async {
-            let store = factory("transaction");
-            append(&store, None, &[0]).await?;
-            let old = pinned(&store).await?;
-            let intent = |staged| {
-                let mut intent = Intent::new(plan(false), staged);
-                intent.transaction = Some(AppTransaction::new("app", 5));
-                intent
-            };
-            let cx = context()?;
-            let done = store.commit(&cx, Some(&old), &intent(stage(&store, Some(&old), &[1]).await?)).await?;
-            holds(matches!(done, CommitOutcome::Committed(_)), format_args!("{done:?}"))?;
-            let new = pinned(&store).await?;
-            same("the application's version", new.app_version("app").await?, Some(5))?;
-            same("that of another one", new.app_version("other").await?, None)?;
-            // The stale snapshot does not know of it, the commits since do.
-            for at in [&new, &old] {
-                let staged = stage(&store, Some(at), &[1]).await?;
-                let again = store.commit(&context()?, Some(at), &intent(staged.clone())).await?;
-                let known = CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version: 5 });
-                same("a replay", again, known)?;
-                store.discard(&cx, &staged).await?;
-            }
-            same("the rows", ids(&pinned(&store).await?).await?, vec![0, 1])
-        })
-        .await;
-    report
-        .check("records_are_read_back", "What the caller wants recorded with the commit; the commits up to this version, oldest first.", async {
-            let store = factory("history");
-            append(&store, None, &[0]).await?;
-            let at = pinned(&store).await?;
-            let mut intent = Intent::new(plan(false), stage(&store, Some(&at), &[1]).await?);
-            intent.info = BTreeMap::from([("key".to_owned(), "it's \"recorded\"".to_owned())]);
-            version(&store.commit(&context()?, Some(&at), &intent).await?)?;
-            let history = match pinned(&store).await?.history().await {
-                Ok(history) => history,
-                Err(e) if e.kind() == ErrorKind::Unsupported => return Err(Trouble::Lacking(e.to_string())),
-                Err(e) => return Err(e.into()),
-            };
-            same("the versions", history.iter().map(|c| c.version).collect(), vec![0, 1])?;
-            same("what is recorded", history[1].recorded("key"), Some("it's \"recorded\"".to_owned()))
-        })
-        .await;
-    report
-        .check("discard_removes_only_staged", "Removes staged files of a run that was refused. Files that are already gone are no error.", async {
-            let store = factory("discard");
-            append(&store, None, &[1]).await?;
-            let at = pinned(&store).await?;
-            let staged = stage(&store, Some(&at), &[2]).await?;
-            for _ in 0..2 {
-                store.discard(&context()?, &staged).await?;
-            }
-            same("the rows", ids(&pinned(&store).await?).await?, vec![1])
-        })
-        .await;
-    report
-        .check("a_broken_stream_stages_nothing", "The stream's error is returned; what was written so far is removed.", async {
-            let store = factory("broken");
-            append(&store, None, &[1]).await?;
-            let at = pinned(&store).await?;
-            let failing = futures::stream::iter([Ok(batch(&[2])), Err(Error::invalid("the query broke off"))]);
-            let spec = spec();
-            let rows = BatchStream::new(spec.schema.clone(), failing);
-            let staged = store.stage(&context()?, Some(&at), &spec, rows).await;
-            holds(staged.is_err(), "a stream that fails is staged as if it were whole")?;
-            same("the rows", ids(&pinned(&store).await?).await?, vec![1])
-        })
-        .await;
-    report
-        .check("a_dropped_stage_changes_nothing", "Dropping a future cancels it. Before the commit was sent the table is as it was.", async {
-            let store = factory("dropped");
-            append(&store, None, &[1]).await?;
-            let at = pinned(&store).await?;
-            let endless = futures::stream::once(async { Ok(batch(&[2])) }).chain_pending();
-            let spec = spec();
-            let (cx, rows) = (context()?, BatchStream::new(spec.schema.clone(), endless));
-            let staging = store.stage(&cx, Some(&at), &spec, rows);
-            let ended = tokio::time::timeout(Duration::from_millis(300), staging).await;
-            holds(ended.is_err(), "a stream that has not ended is staged")?;
-            same("the rows", ids(&pinned(&store).await?).await?, vec![1])?;
-            same("the next version", append(&store, Some(at), &[3]).await?, 1)
-        })
-        .await;
-    report
-        .check("a_dropped_commit_is_whole", "Afterwards the commit is either there or not, and the files stay.", async {
-            let store = factory("cut");
-            append(&store, None, &[1]).await?;
-            for polls in 0..6 {
-                let before = pinned(&store).await?;
-                let old = ids(&before).await?;
-                let staged = stage(&store, Some(&before), &[100 + polls, 200 + polls]).await?;
-                let (cx, intent) = (context()?, Intent::new(plan(false), staged));
-                let mut sent = store.commit(&cx, Some(&before), &intent);
-                for _ in 0..polls {
-                    if (&mut sent).now_or_never().is_some() {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+        .check(
+            "transactions_replay",
+            "The caller's transaction, checked at the snapshot and in every commit since.",
+            async {
+                let store = factory("transaction");
+                append(&store, None, &[0]).await?;
+                let old = pinned(&store).await?;
+                let intent = |staged| {
+                    let mut intent = Intent::new(plan(false), staged);
+                    intent.transaction = Some(AppTransaction::new("app", 5));
+                    intent
+                };
+                let cx = context()?;
+                let done = store.commit(&cx, Some(&old), &intent(stage(&store, Some(&old), &[1]).await?)).await?;
+                holds(matches!(done, CommitOutcome::Committed(_)), format_args!("{done:?}"))?;
+                let new = pinned(&store).await?;
+                same("the application's version", new.app_version("app").await?, Some(5))?;
+                same("that of another one", new.app_version("other").await?, None)?;
+                // The stale snapshot does not know of it, the commits since do.
+                for at in [&new, &old] {
+                    let staged = stage(&store, Some(at), &[1]).await?;
+                    let again = store.commit(&context()?, Some(at), &intent(staged.clone())).await?;
+                    let known = CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version: 5 });
+                    same("a replay", again, known)?;
+                    store.discard(&cx, &staged).await?;
                 }
-                drop(sent);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                let after = pinned(&store).await?;
-                let mut whole = old.clone();
-                whole.extend([100 + polls, 200 + polls]);
-                whole.sort_unstable();
-                let got = ids(&after).await?;
-                let right = if after.version() == before.version() { &old } else { &whole };
-                holds(got == *right, format_args!("dropped after {polls} polls: {got:?}, neither {old:?} nor {whole:?}"))?;
-            }
-            Ok(())
-        })
+                same("the rows", ids(&pinned(&store).await?).await?, vec![0, 1])
+            },
+        )
         .await;
     report
-        .check("rewrites", "Writes files anew with some of their rows changed.", rewrites(&factory))
+        .check(
+            "records_are_read_back",
+            "What the caller wants recorded with the commit; the commits up to this version, oldest first.",
+            async {
+                let store = factory("history");
+                append(&store, None, &[0]).await?;
+                let at = pinned(&store).await?;
+                let mut intent = Intent::new(plan(false), stage(&store, Some(&at), &[1]).await?);
+                intent.info = BTreeMap::from([("key".to_owned(), "it's \"recorded\"".to_owned())]);
+                version(&store.commit(&context()?, Some(&at), &intent).await?)?;
+                let history = match pinned(&store).await?.history().await {
+                    Ok(history) => history,
+                    Err(e) if e.kind() == ErrorKind::Unsupported => return Err(Trouble::Lacking(e.to_string())),
+                    Err(e) => return Err(e.into()),
+                };
+                same("the versions", history.iter().map(|c| c.version).collect(), vec![0, 1])?;
+                same("what is recorded", history[1].recorded("key"), Some("it's \"recorded\"".to_owned()))
+            },
+        )
         .await;
+    report
+        .check(
+            "discard_removes_only_staged",
+            "Removes staged files of a run that was refused. Files that are already gone are no error.",
+            async {
+                let store = factory("discard");
+                append(&store, None, &[1]).await?;
+                let at = pinned(&store).await?;
+                let staged = stage(&store, Some(&at), &[2]).await?;
+                for _ in 0..2 {
+                    store.discard(&context()?, &staged).await?;
+                }
+                same("the rows", ids(&pinned(&store).await?).await?, vec![1])
+            },
+        )
+        .await;
+    report
+        .check(
+            "a_broken_stream_stages_nothing",
+            "The stream's error is returned; what was written so far is removed.",
+            async {
+                let store = factory("broken");
+                append(&store, None, &[1]).await?;
+                let at = pinned(&store).await?;
+                let failing = futures::stream::iter([Ok(batch(&[2])), Err(Error::invalid("the query broke off"))]);
+                let spec = spec();
+                let rows = BatchStream::new(spec.schema.clone(), failing);
+                let staged = store.stage(&context()?, Some(&at), &spec, rows).await;
+                holds(staged.is_err(), "a stream that fails is staged as if it were whole")?;
+                same("the rows", ids(&pinned(&store).await?).await?, vec![1])
+            },
+        )
+        .await;
+    report
+        .check(
+            "a_dropped_stage_changes_nothing",
+            "Dropping a future cancels it. Before the commit was sent the table is as it was.",
+            async {
+                let store = factory("dropped");
+                append(&store, None, &[1]).await?;
+                let at = pinned(&store).await?;
+                let endless = futures::stream::once(async { Ok(batch(&[2])) }).chain_pending();
+                let spec = spec();
+                let (cx, rows) = (context()?, BatchStream::new(spec.schema.clone(), endless));
+                let staging = store.stage(&cx, Some(&at), &spec, rows);
+                let ended = tokio::time::timeout(Duration::from_millis(300), staging).await;
+                holds(ended.is_err(), "a stream that has not ended is staged")?;
+                same("the rows", ids(&pinned(&store).await?).await?, vec![1])?;
+                same("the next version", append(&store, Some(at), &[3]).await?, 1)
+            },
+        )
+        .await;
+    report
+        .check(
+            "a_dropped_commit_is_whole",
+            "Afterwards the commit is either there or not, and the files stay.",
+            async {
+                let store = factory("cut");
+                append(&store, None, &[1]).await?;
+                for polls in 0..6 {
+                    let before = pinned(&store).await?;
+                    let old = ids(&before).await?;
+                    let staged = stage(&store, Some(&before), &[100 + polls, 200 + polls]).await?;
+                    let (cx, intent) = (context()?, Intent::new(plan(false), staged));
+                    let mut sent = store.commit(&cx, Some(&before), &intent);
+                    for _ in 0..polls {
+                        if (&mut sent).now_or_never().is_some() {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    drop(sent);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    let after = pinned(&store).await?;
+                    let mut whole = old.clone();
+                    whole.extend([100 + polls, 200 + polls]);
+                    whole.sort_unstable();
+                    let got = ids(&after).await?;
+                    let right = if after.version() == before.version() { &old } else { &whole };
+                    holds(
+                        got == *right,
+                        format_args!("dropped after {polls} polls: {got:?}, neither {old:?} nor {whole:?}"),
+                    )?;
+                }
+                Ok(())
+            },
+        )
+        .await;
+    report.check("rewrites", "Writes files anew with some of their rows changed.", rewrites(&factory)).await;
     report
         .check("one_location", "The location, without secrets.", async {
             let (one, two) = (factory("place"), factory("place"));
@@ -314,7 +359,8 @@ async fn rewrites<F: Fn(&str) -> Arc<dyn TableStore>>(factory: &F) -> Found {
             Arc::new(Int8Array::from(rows.iter().map(|r| r.2).collect::<Vec<_>>())),
             Arc::new(StringArray::from(rows.iter().map(|_| "changed").collect::<Vec<_>>())),
         ];
-        let batch = RecordBatch::try_new(schema.clone(), columns).unwrap_or_else(|_| RecordBatch::new_empty(schema.clone()));
+        let batch =
+            RecordBatch::try_new(schema.clone(), columns).unwrap_or_else(|_| RecordBatch::new_empty(schema.clone()));
         BatchStream::from_batches(schema, vec![batch])
     };
     let rewrite = RewriteSpec::new(spec(), set.files.clone(), true);

@@ -125,9 +125,7 @@ impl Machine {
         let next = AtomicU64::new(self.episode.unwrap_or_default());
         let threads = match self.episode {
             Some(_) => 1,
-            None => self.threads.unwrap_or_else(|| {
-                std::thread::available_parallelism().map_or(1, NonZero::get).min(4)
-            }),
+            None => self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(4)),
         };
         std::thread::scope(|scope| {
             for _ in 0..threads {

@@ -163,9 +163,8 @@ fn sourced(shape: &Shape) -> BoxedStrategy<(Rows, SchemaChange, How)> {
     let needed = |names: &[&str]| incoming(&shape.columns, &shape.pools, names, shape.extra());
     let count = shape.keys.len();
     let table = shape.columns.clone();
-    let shared = move |rows: &Rows| -> Vec<Column> {
-        rows.columns.iter().filter(|c| table.contains(c)).cloned().collect()
-    };
+    let shared =
+        move |rows: &Rows| -> Vec<Column> { rows.columns.iter().filter(|c| table.contains(c)).cloned().collect() };
     let unique = move |(mut rows, change): (Rows, SchemaChange), kind: u8| {
         if !kind.is_multiple_of(8) {
             one_per_key(&mut rows.rows, count);
@@ -264,8 +263,7 @@ fn changes(shape: &Shape) -> BoxedStrategy<How> {
     let condition = some(generate::expression(&shape.columns, true, false));
     // The columns of a history are its own business.
     let source = shape.source();
-    let settable: Vec<Column> =
-        source.iter().filter(|c| shape.history.is_none() || c.name == "v").cloned().collect();
+    let settable: Vec<Column> = source.iter().filter(|c| shape.history.is_none() || c.name == "v").cloned().collect();
     let set = select(settable).prop_flat_map(|c| {
         let literal = if c.name == "part" { generate::partition_value(&c.ty) } else { value(&c.ty) };
         (Just(c.name.clone()), prop_oneof![3 => literal.prop_map(Expr::Literal), 1 => Just(Expr::Target(c.name))])
@@ -302,8 +300,14 @@ pub(super) fn write(shape: &Shape) -> BoxedStrategy<Write> {
     let of = shape.columns.clone();
     let files = (select(vec![1_usize, 3, 1000]), select(vec![1_500_u64, 1 << 20, 1 << 20]));
     (0..ACTORS, prop_oneof![4 => sourced, 1 => change], files)
-        .prop_map(move |(actor, (incoming, change, how), (row_group_rows, file_size))| {
-            Write { actor, of: of.clone(), incoming, change, row_group_rows, file_size, how }
+        .prop_map(move |(actor, (incoming, change, how), (row_group_rows, file_size))| Write {
+            actor,
+            of: of.clone(),
+            incoming,
+            change,
+            row_group_rows,
+            file_size,
+            how,
         })
         .boxed()
 }
@@ -391,9 +395,7 @@ impl ReferenceStateMachine for Sequence {
 
 /// Whether a run may hand on another zero than the stored one, because the engine joins on floats.
 pub(super) fn joins_floats(write: &Write) -> bool {
-    let float = |name: &String| {
-        write.of.iter().any(|c| c.name == *name && matches!(c.ty, Type::Float | Type::Double))
-    };
+    let float = |name: &String| write.of.iter().any(|c| c.name == *name && matches!(c.ty, Type::Float | Type::Double));
     let keys = |options: &MergeOptions| options.keys.iter().any(float);
     match &write.how {
         How::Merge(options) => !options.predicates.is_empty() || keys(options),

@@ -11,8 +11,8 @@ use duckrun::core::maintenance::Action;
 use duckrun::core::{Clock, FILE_INDEX, ROW_NUMBER, RelationName};
 use duckrun::memory::{EffectiveLimit, Job, MemorySettings};
 use duckrun::{
-    At, CommitOutcome, DefaultPolicy, Engine, EngineSession, FileOptions, MaintainReport, PolicySettings, Query, Relation, Report,
-    RunContext, Session, Snapshot, TableStore,
+    At, CommitOutcome, DefaultPolicy, Engine, EngineSession, FileOptions, MaintainReport, PolicySettings, Query,
+    Relation, Report, RunContext, Session, Snapshot, TableStore,
 };
 
 use super::apply::{apply, history, judge, judge_error, run};
@@ -223,13 +223,7 @@ impl World {
     }
 
     /// Compares what a run did with the model; `raced` says that others may have committed since `base`.
-    fn judged(
-        &mut self,
-        write: &Write,
-        base: usize,
-        raced: Option<bool>,
-        done: duckrun::Result<Report>,
-    ) -> Checked {
+    fn judged(&mut self, write: &Write, base: usize, raced: Option<bool>, done: duckrun::Result<Report>) -> Checked {
         self.tally.operations += 1;
         let (shape, now) = (self.shape.clone(), self.now());
         let say = |e: String| failed(format!("{:?} at version {base}: {e}", write.how));
