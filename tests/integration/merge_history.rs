@@ -2,7 +2,9 @@
 //! where nothing changes, constraints that hold.
 
 use duckrun::core::Contract;
-use duckrun::{CommitOutcome, Delete, ErrorKind, FullSync, Insert, Merge, Model, Nothing, SchemaChange, Update};
+use duckrun::{
+    CommitOutcome, Delete, DeleteInsert, ErrorKind, FullSync, Insert, Merge, Model, Nothing, SchemaChange, Update,
+};
 use duckrun_testkit::generate::arrow;
 use duckrun_testkit::model::{self, Column, Rows, Type, Value};
 use serde_json::Value as Json;
@@ -157,6 +159,11 @@ async fn an_empty_source_does_not_empty_a_table() {
     let report = sync().on_schema_change(SchemaChange::AppendNewColumns).run().await.unwrap();
     assert_eq!(report.version(), Some(2), "{report}");
     assert_eq!(lake.rows("select count(*), count(added) from a.t").await, ["20|0"]);
+    // No row went, and that is known: the report does not say "unknown rows".
+    let more = "select 1::bigint as id, 1::bigint as v, 'x' as more where false";
+    let model = lake.session.model("a.t").sql(more).strategy(DeleteInsert::on(["id"]));
+    let report = model.on_schema_change(SchemaChange::AppendNewColumns).run().await.unwrap();
+    assert_eq!((report.version(), report.rows_deleted()), (Some(3), Some(0)), "{report}");
 }
 
 /// The number of rows is that of all rows, not of the batch in which the first was seen.

@@ -7,9 +7,9 @@ use deltalake::datafusion::common::{Column as PlanColumn, ScalarValue};
 use deltalake::datafusion::logical_expr::{Expr as PlanExpr, lit, when};
 use deltalake::datafusion::prelude::SessionContext;
 use duckrun::core::{NullKeys, When};
-use duckrun::{DeltaRsExecutor, FileOptions, Merge, MergeClause, Session};
-use duckrun_testkit::generate::{MergeCase, TableCase, arrow, delete_rows, sql};
-use duckrun_testkit::model::{self, BySource, Column, Compare, Expr, Rows, Then, Type, Value};
+use duckrun::{DeltaRsExecutor, FileOptions, Merge, Session};
+use duckrun_testkit::generate::{MergeCase, TableCase, arrow, delete_rows, merge_strategy, sql};
+use duckrun_testkit::model::{self, Column, Compare, Expr, Rows, Then, Type, Value};
 use url::Url;
 
 use crate::support::Lake;
@@ -46,61 +46,7 @@ pub(crate) async fn read(session: &Session, table: &str, columns: &[Column]) -> 
 
 /// The merge as a strategy of ours.
 pub(crate) fn strategy(case: &MergeCase) -> Merge {
-    let options = &case.options;
-    let columns = Rows::new(case.table.columns.clone(), Vec::new());
-    let text = |e: &Expr| sql::expression(e, "target", "source", &columns);
-    let pairs =
-        |set: &[(String, Expr)]| -> Vec<(String, String)> { set.iter().map(|(c, e)| (c.clone(), text(e))).collect() };
-    let mut merge = Merge::on(options.keys.clone()).null_keys(options.null_keys).skip_unchanged(options.skip_unchanged);
-    if let Some(only) = &options.update_columns {
-        merge = merge.update_columns(only.clone());
-    }
-    if !options.exclude_columns.is_empty() {
-        merge = merge.exclude_columns(options.exclude_columns.clone());
-    }
-    if let Some(e) = &options.update_condition {
-        merge = merge.update_condition(text(e));
-    }
-    if let Some(e) = &options.insert_condition {
-        merge = merge.insert_condition(text(e));
-    }
-    for (column, e) in &options.set {
-        merge = merge.set(column, text(e));
-    }
-    for e in &options.predicates {
-        merge = merge.predicate(text(e));
-    }
-    if let Some(e) = &options.delete_when {
-        merge = merge.delete_when(text(e));
-    }
-    if let Some(order) = &options.dedup_by {
-        let by: Vec<String> = order
-            .iter()
-            .map(|o| format!("{}{}", sql::quoted(&o.column), if o.descending { " desc" } else { "" }))
-            .collect();
-        merge = merge.dedup_by(by.join(", "));
-    }
-    for clause in &options.clauses {
-        let made = match (clause.when, &clause.then) {
-            (When::Matched, Then::Update(set)) => MergeClause::matched_update_set(pairs(set)),
-            (When::Matched, Then::Delete) => MergeClause::matched_delete(),
-            (When::Matched, _) => MergeClause::matched_do_nothing(),
-            (When::NotMatched, Then::Insert(set)) => MergeClause::not_matched_insert_values(pairs(set)),
-            (When::NotMatchedBySource, Then::Update(set)) => MergeClause::not_matched_by_source_update(pairs(set)),
-            (When::NotMatchedBySource, _) => MergeClause::not_matched_by_source_delete(),
-            other => panic!("no clause for {other:?}"),
-        };
-        merge = merge.clause(match &clause.condition {
-            Some(e) => made.when(text(e)),
-            None => made,
-        });
-    }
-    match &options.by_source {
-        Some(BySource::Delete(None)) => merge.delete_missing(),
-        Some(BySource::Delete(Some(e))) => merge.delete_missing_where(text(e)),
-        Some(BySource::Update(set, e)) => merge.update_missing(pairs(set), e.as_ref().map(text).as_deref()),
-        None => merge,
-    }
+    merge_strategy(&case.options, &case.table.columns)
 }
 
 /// The incoming columns that are written, and the model's merge for them.

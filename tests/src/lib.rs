@@ -1,18 +1,22 @@
 //! A harness that holds engines, stores and strategies to the promises of duckrun.
 //!
-//! It grows with the project; so far it has what the integration tests share and an embedder can use for the same purpose:
-//! a store that misbehaves on demand ([`FaultyStore`]), one that counts ([`CountingStore`]), emulators of S3 and Azure ([`Emulator`]), a control group with a real memory limit (`MemoryGroup`, on Linux),
-//! a plain table in memory that says what every strategy must do ([`model`]), generators of tables and merges for it
-//! ([`generate`]), a store that lets another writer in at a chosen moment ([`Interleaved`]), and small helpers to read tables
-//! back ([`rows`]).
+//! For those who write an engine, a store, a strategy, a policy, a source or a probe of their own, and for our own tests:
+//! - suites of checks for every trait ([`conformance`]);
+//! - a plain table in memory that says what every strategy must do ([`model`]), generators of tables and merges for it
+//!   ([`generate`]), and sequences of operations on real tables that are compared with it ([`machine`]);
+//! - a store that misbehaves on demand ([`FaultyStore`]), one that counts ([`CountingStore`]), one that lets another writer in at a
+//!   chosen moment ([`Interleaved`]), emulators of S3 and Azure ([`Emulator`]);
+//! - a control group with a real memory limit (`MemoryGroup`, on Linux), and small helpers to read tables back ([`rows`]).
 //!
-//! Campaigns run for as long as one likes and count what they see in a [`Tally`]: processes killed at every effect ([`crash`]), many
-//! processes on one table ([`chaos`]), stores and disks that fail ([`faults`], [`broken_disk`]), runs dropped wherever they
-//! wait ([`cancel`]). What their writers do, and how it is judged, is [`work`].
+//! Campaigns run for as long as one likes and count what they see in a [`Tally`]: the commit protocol under a scheduler with a
+//! seed ([`simulation`]), processes killed at every effect ([`crash`]), many processes on one table ([`chaos`]), stores and disks
+//! that fail ([`faults`], [`broken_disk`]), runs dropped wherever they wait ([`cancel`]). What their writers do, and how it is
+//! judged, is [`work`].
 
 pub mod broken_disk;
 pub mod cancel;
 pub mod chaos;
+pub mod conformance;
 mod counting;
 pub mod crash;
 mod emulator;
@@ -22,6 +26,7 @@ pub mod generate;
 #[cfg(target_os = "linux")]
 mod group;
 mod interleave;
+pub mod machine;
 pub mod model;
 mod read;
 pub mod simulation;

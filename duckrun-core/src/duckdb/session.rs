@@ -170,12 +170,40 @@ impl DuckSession {
                 .map_err(|e| failure(e, "create a table for a stream"))
         })
         .await?;
+        let filled = self.fill(name, &mut rows).await;
+        if filled.is_err() {
+            // A part of the rows must not look like all of them. A session that was cancelled answers no query anyway.
+            let drop = format!("DROP TABLE IF EXISTS {}", own_name(&self.catalog, name));
+            if let Err(e) =
+                self.with(move |conn| conn.execute_batch(&drop).map_err(|e| failure(e, "drop a table"))).await
+            {
+                tracing::debug!(error = %e, "the table of a stream that failed is left");
+            }
+        }
+        filled
+    }
+
+    /// Appends the batches of a stream to a table of the session.
+    async fn fill(&self, name: &RelationName, rows: &mut BatchStream) -> Result<()> {
         while let Some(batch) = rows.next().await {
             let batch = batch?;
             let (name, catalog) = (name.clone(), self.catalog.clone());
             self.with(move |conn| insert_batch(conn, &catalog, &name, &batch)).await?;
         }
         Ok(())
+    }
+}
+
+/// A relation of the session, in full: where the connection is the caller's, a shorter name could be a table of theirs.
+fn own_name(catalog: &str, name: &RelationName) -> String {
+    format!("{}.{}.{}", quote_ident(catalog), quote_ident(name.schema().unwrap_or("main")), quote_ident(name.name()))
+}
+
+/// Makes room for a relation of another kind: DuckDB replaces a table by a table and a view by a view only.
+fn clear(conn: &Connection, kind: &str, own_name: &str) {
+    // Fails where the relation is not of this kind, and then it is replaced by what follows.
+    if let Err(e) = conn.execute_batch(&format!("DROP {kind} IF EXISTS {own_name}")) {
+        tracing::trace!(error = %e, "nothing to make room for");
     }
 }
 
@@ -337,9 +365,16 @@ impl EngineSession for DuckSession {
         let sql_name = name.to_sql();
         let create_schema = name.schema().map(|s| format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(s)));
         let (catalog, serial) = (self.catalog.clone(), self.next_serial());
-        let prepare = move |conn: &Connection| match &create_schema {
-            Some(sql) => conn.execute_batch(sql).map_err(|e| failure(e, "create a schema")),
-            None => Ok(()),
+        let (other, own) = match &relation {
+            Relation::Stream(_) => ("VIEW", own_name(&self.catalog, name)),
+            _ => ("TABLE", own_name(&self.catalog, name)),
+        };
+        let prepare = move |conn: &Connection| {
+            if let Some(sql) = &create_schema {
+                conn.execute_batch(sql).map_err(|e| failure(e, "create a schema"))?;
+            }
+            clear(conn, other, &own);
+            Ok(())
         };
         let result = match relation {
             Relation::Sql(sql) => {
@@ -415,8 +450,10 @@ impl EngineSession for DuckSession {
         self.forget();
         let progress = self.progress().await?;
         let (table, query, own) = (name.to_sql(), query.clone(), !self.attached);
+        let whole = own_name(&self.catalog, name);
         let work = self.with(move |conn| {
             let fail = |e| failure(e, "run the query");
+            clear(conn, "VIEW", &whole);
             let _hints = Hints::set(conn, &query, own)?;
             let mut statement = conn.prepare(&format!("CREATE OR REPLACE TABLE {table} AS {sql}")).map_err(fail)?;
             let params: Vec<_> = query.params.iter().map(parameter).collect();

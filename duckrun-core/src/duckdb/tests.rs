@@ -265,6 +265,40 @@ async fn a_stream_becomes_a_relation() {
     assert_eq!(ints(session.as_ref(), "select sum(n)::bigint from r where s is null or s <> ''").await, [Some(8)]);
 }
 
+/// Rows that came before a stream failed must not look like all of them: the relation stayed, half full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_fails_leaves_no_relation() {
+    let session = session().await;
+    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+    let column = Arc::new(Int64Array::from(vec![1])) as ArrayRef;
+    let batch = arrow::array::RecordBatch::try_new(schema.clone(), vec![column]).unwrap();
+    let rows = futures::stream::iter([Ok(batch), Err(crate::Error::invalid("the source broke off"))]);
+    let name = RelationName::bare("half").unwrap();
+    let error = session.register(&name, Relation::Stream(BatchStream::new(schema, rows))).await.unwrap_err();
+    assert!(error.message().contains("broke off"), "{error}");
+    let error = session.query(&Query::new("select * from half")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Query, "{error}");
+}
+
+/// A name can be registered again whatever it was: DuckDB does not replace a view by a table, nor a table by a view.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relation_replaces_one_of_another_kind() {
+    let conn = Connection::open_in_memory().unwrap();
+    conn.execute_batch("create table r as select 7::bigint a").unwrap();
+    let theirs = DuckDb::with_connection(conn.try_clone().unwrap()).open(&context(1024)).await.unwrap();
+    for session in [session().await, theirs] {
+        let name = RelationName::bare("r").unwrap();
+        for _ in 0..2 {
+            session.register(&name, Relation::Sql("select 1::bigint a".into())).await.unwrap();
+            assert_eq!(ints(session.as_ref(), "select a from r").await, [Some(1)]);
+            session.materialize(&name, &Query::new("select 2::bigint a")).await.unwrap();
+            assert_eq!(ints(session.as_ref(), "select a from r").await, [Some(2)]);
+        }
+    }
+    let kept: i64 = conn.query_row("select a from memory.main.r", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 7, "the caller's own table of that name");
+}
+
 /// A pinned set of files: names with glob characters, a column that a file lacks, renamed columns, partition values that
 /// no path could carry, deleted rows.
 #[tokio::test(flavor = "multi_thread")]

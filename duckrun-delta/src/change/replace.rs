@@ -23,6 +23,8 @@ impl Work<'_> {
     pub(super) async fn replace(self, replace: &ReplacePlan) -> Result<CommitOutcome> {
         self.phase(Phase::Matching);
         let mut done = Done::default();
+        // Every row that goes is counted, so that none is known to be none.
+        done.counts.deleted = Some(0);
         if let Err(e) = self.exchange(replace, &mut done).await {
             discard(self.cx, self.store, &done.staged).await;
             return Err(e);

@@ -16,6 +16,15 @@ use crate::log_versions;
 /// # Errors
 /// When the log cannot be read or written.
 pub fn delete_rows(table: &Path, mut choose: impl FnMut(u64) -> Vec<u64>) -> Result<bool> {
+    delete_rows_of(table, |_, rows| choose(rows))
+}
+
+/// The same, for a caller that knows the files: `choose` is asked by a file's path in the log and its row count, and answers with
+/// all rows that are to be deleted in it, those of the vector that it has included.
+///
+/// # Errors
+/// As [`delete_rows`].
+pub fn delete_rows_of(table: &Path, mut choose: impl FnMut(&str, u64) -> Vec<u64>) -> Result<bool> {
     let wrong = |e: std::io::Error| Error::invalid(format!("the log of {}: {e}", table.display()));
     let path = |version: u64| table.join(format!("_delta_log/{version:020}.json"));
     let (mut protocol, mut live, mut next) = (Json::Null, Vec::<(String, Json)>::new(), 0);
@@ -40,7 +49,7 @@ pub fn delete_rows(table: &Path, mut choose: impl FnMut(u64) -> Vec<u64>) -> Res
     for (file, mut add) in live {
         let stats: BTreeMap<String, Json> =
             add["stats"].as_str().and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
-        let rows = choose(stats.get("numRecords").and_then(Json::as_u64).unwrap_or_default());
+        let rows = choose(&file, stats.get("numRecords").and_then(Json::as_u64).unwrap_or_default());
         if rows.is_empty() {
             continue;
         }

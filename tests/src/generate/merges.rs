@@ -53,12 +53,6 @@ pub fn expression(columns: &[Column], target: bool, source: bool) -> BoxedStrate
     .boxed()
 }
 
-/// The columns that a filter may be about as long as the engine misses NaN where it rules row groups of parquet files out: all
-/// but the floats.
-pub fn without_floats(columns: &[Column]) -> Vec<Column> {
-    columns.iter().filter(|c| !matches!(c.ty, Type::Float | Type::Double)).cloned().collect()
-}
-
 /// A constant that is not NULL and not NaN: both have rows of their own in the tables.
 fn literal(ty: &Type) -> BoxedStrategy<Value> {
     let fit = |v: &Value| !v.is_null() && !matches!(v, Value::Float(f) if !f.is_finite());
@@ -140,12 +134,12 @@ fn options(columns: &[Column], keys: &[String]) -> BoxedStrategy<MergeOptions> {
     let some = |e: BoxedStrategy<Expr>| prop::option::weighted(0.25, e);
     (
         (
-            prop::option::weighted(0.2, subsequence(values.clone(), 1..=count)),
+            prop::option::weighted(0.2, subsequence(values.clone(), count.min(1)..=count)),
             subsequence(values, 0..=count),
             any::<u8>(),
         ),
         (some(expression(columns, true, true)), some(expression(columns, false, true))),
-        some(expression(&without_floats(columns), true, true)),
+        some(expression(columns, true, true)),
         some(expression(columns, false, true)),
         prop::option::weighted(0.25, prop::option::of(expression(columns, true, false))),
     )
@@ -162,58 +156,92 @@ fn options(columns: &[Column], keys: &[String]) -> BoxedStrategy<MergeOptions> {
         .boxed()
 }
 
+/// Options of a merge: by columns and conditions, or as a list of clauses. What NULL keys mean is chosen too; duplicates stay as they
+/// are by default, refused.
+pub fn merge_options(columns: &[Column], keys: &[String]) -> BoxedStrategy<MergeOptions> {
+    let listed = (Just(keys.to_vec()), clauses(columns))
+        .prop_map(|(keys, clauses)| MergeOptions { clauses, ..MergeOptions::on(keys) });
+    let nulls = select(vec![NullKeys::Equal, NullKeys::Distinct, NullKeys::Refuse]);
+    (prop_oneof![3 => options(columns, keys), 2 => listed], nulls, any::<bool>())
+        .prop_map(|(options, null_keys, skip_unchanged)| MergeOptions { null_keys, skip_unchanged, ..options })
+        .boxed()
+}
+
+/// Leaves the first row of every key, the keys being the first columns.
+pub fn one_per_key(rows: &mut Vec<Vec<Value>>, keys: usize) {
+    let mut seen: Vec<Vec<Value>> = Vec::new();
+    rows.retain(|row| {
+        let key = row[..keys].to_vec();
+        let known = seen.iter().any(|k| k.iter().zip(&key).all(|(a, b)| a.matches(b)));
+        seen.push(key);
+        !known
+    });
+}
+
+/// Numbers the rows in their column `seq`, so that an order by it has no ties.
+pub fn number(columns: &[Column], rows: &mut [Vec<Value>], from: i64) {
+    if let Some(seq) = columns.iter().position(|c| c.name == "seq") {
+        rows.iter_mut().zip(from..).for_each(|(row, n)| row[seq] = Value::Int(n));
+    }
+}
+
+/// Rows that may be fewer columns than the table's, and one more; and what happens then. A source never lacks keys, `seq` and the
+/// columns that are named beside.
+pub fn incoming(
+    columns: &[Column],
+    pools: &[Vec<Value>],
+    needed: &[&str],
+    extra: Option<Column>,
+) -> BoxedStrategy<(Rows, SchemaChange)> {
+    let droppable: Vec<usize> = (pools.len()..columns.len())
+        .filter(|i| columns[*i].name != "seq" && !needed.contains(&columns[*i].name.as_str()))
+        .collect();
+    let count = droppable.len();
+    let lacks = prop_oneof![3 => Just(Vec::new()), 1 => subsequence(droppable, 0..=count)];
+    let (all, pools) = (columns.to_vec(), pools.to_vec());
+    (lacks, prop::bool::weighted(0.2))
+        .prop_flat_map(move |(lacks, extended)| {
+            let mut columns: Vec<Column> =
+                all.iter().enumerate().filter(|(i, _)| !lacks.contains(i)).map(|(_, c)| c.clone()).collect();
+            columns.extend(extra.clone().filter(|_| extended));
+            let rows = prop::collection::vec(row(&columns, &pools), 0..10);
+            let change =
+                select(vec![SchemaChange::Ignore, SchemaChange::AppendNewColumns, SchemaChange::SyncAllColumns]);
+            (Just(columns), rows, change)
+        })
+        .prop_map(|(columns, mut rows, change)| {
+            number(&columns, &mut rows, 1000);
+            (Rows::new(columns, rows), change)
+        })
+        .boxed()
+}
+
+/// What two incoming rows with one key mean to a merge: one in eight keeps them, to be refused; two say which row stays; else
+/// there are none.
+pub fn settle_duplicates(options: &mut MergeOptions, incoming: &mut Rows, kind: u8) {
+    match kind % 8 {
+        0 => {}
+        1 | 2 => options.dedup_by = Some(vec![Order { column: "seq".into(), descending: kind > 127 }]),
+        _ => one_per_key(&mut incoming.rows, options.keys.len()),
+    }
+}
+
 /// A merge.
 pub fn merge_case() -> BoxedStrategy<MergeCase> {
     table_case()
         .prop_flat_map(|table| {
-            // A source may lack columns; it never lacks keys, `seq` and the partition column.
-            let droppable: Vec<usize> = (table.keys.len()..table.columns.len())
-                .filter(|i| !["seq", "part"].contains(&table.columns[*i].name.as_str()))
-                .collect();
-            let count = droppable.len();
-            let lacks = prop_oneof![3 => Just(Vec::new()), 1 => subsequence(droppable, 0..count)];
-            (Just(table), lacks, prop::bool::weighted(0.2))
+            let extra = Some(Column::new("extra", Type::Text));
+            let incoming = incoming(&table.columns, &table.pools, &["part"], extra);
+            (Just(table), incoming)
         })
-        .prop_flat_map(|(table, lacks, extra)| {
-            let columns: Vec<Column> =
-                table.columns.iter().enumerate().filter(|(i, _)| !lacks.contains(i)).map(|(_, c)| c.clone()).collect();
-            let rows = prop::collection::vec(row(&columns, &table.pools), 0..10);
-            let chosen = prop_oneof![
-                3 => options(&columns, &table.keys),
-                2 => (Just(table.keys.clone()), clauses(&columns))
-                    .prop_map(|(keys, clauses)| MergeOptions { clauses, ..MergeOptions::on(keys) }),
-            ];
-            let nulls = select(vec![NullKeys::Equal, NullKeys::Distinct, NullKeys::Refuse]);
-            let extra = if extra { Some(Column::new("extra", Type::Text)) } else { None };
-            let change =
-                select(vec![SchemaChange::Ignore, SchemaChange::AppendNewColumns, SchemaChange::SyncAllColumns]);
-            (Just((table, columns, extra)), rows, chosen, nulls, any::<(u8, bool)>(), change)
+        .prop_flat_map(|(table, (incoming, change))| {
+            let known: Vec<Column> = incoming.columns.iter().filter(|c| c.name != "extra").cloned().collect();
+            let options = merge_options(&known, &table.keys);
+            (Just((table, incoming, change)), options, any::<u8>())
         })
-        .prop_map(|((table, mut columns, extra), mut rows, mut options, nulls, (kind, skip), on_schema_change)| {
-            options.null_keys = nulls;
-            options.skip_unchanged = skip;
-            let seq = columns.iter().position(|c| c.name == "seq").unwrap_or_default();
-            rows.iter_mut().zip(1000..).for_each(|(row, n)| row[seq] = Value::Int(n));
-            match kind % 8 {
-                // One in eight keeps its duplicates, to be refused; two say which row to keep.
-                0 => {}
-                1 | 2 => options.dedup_by = Some(vec![Order { column: "seq".into(), descending: kind > 127 }]),
-                _ => {
-                    let count = table.keys.len();
-                    let mut seen: Vec<Vec<Value>> = Vec::new();
-                    rows.retain(|row| {
-                        let key = row[..count].to_vec();
-                        let known = seen.iter().any(|k| k.iter().zip(&key).all(|(a, b)| a.matches(b)));
-                        seen.push(key);
-                        !known
-                    });
-                }
-            }
-            if let Some(column) = extra {
-                columns.push(column);
-                rows.iter_mut().for_each(|row| row.push(Value::from("extra")));
-            }
-            MergeCase { table, incoming: Rows::new(columns, rows), options, on_schema_change }
+        .prop_map(|((table, mut incoming, on_schema_change), mut options, kind)| {
+            settle_duplicates(&mut options, &mut incoming, kind);
+            MergeCase { table, incoming, options, on_schema_change }
         })
         .boxed()
 }

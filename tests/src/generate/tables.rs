@@ -64,8 +64,8 @@ pub fn columns() -> BoxedStrategy<(Vec<Column>, usize, bool)> {
         .boxed()
 }
 
-/// A row whose keys come from the pools. `seq` is set by the caller.
-pub(super) fn row(columns: &[Column], pools: &[Vec<Value>]) -> BoxedStrategy<Vec<Value>> {
+/// A row whose keys come from the pools; `part` and `at` are partition values and event times. `seq` is set by the caller.
+pub fn row(columns: &[Column], pools: &[Vec<Value>]) -> BoxedStrategy<Vec<Value>> {
     let cells: Vec<BoxedStrategy<Value>> = columns
         .iter()
         .enumerate()
@@ -73,6 +73,7 @@ pub(super) fn row(columns: &[Column], pools: &[Vec<Value>]) -> BoxedStrategy<Vec
             (Some(pool), _) => select(pool.clone()).boxed(),
             (None, "part") => partition_value(&c.ty),
             (None, "seq") => Just(Value::Int(0)).boxed(),
+            (None, "at") => event_time(&c.ty),
             (None, _) => value(&c.ty),
         })
         .collect();
@@ -80,7 +81,7 @@ pub(super) fn row(columns: &[Column], pools: &[Vec<Value>]) -> BoxedStrategy<Vec
 }
 
 /// Few partitions, without the empty string, which a Delta table cannot tell from NULL.
-fn partition_value(ty: &Type) -> BoxedStrategy<Value> {
+pub fn partition_value(ty: &Type) -> BoxedStrategy<Value> {
     let values = match ty {
         Type::Text => ["a b", "c/d=%é", "NULL"].map(Value::from).to_vec(),
         Type::Bool => vec![Value::Bool(false), Value::Bool(true)],
@@ -89,6 +90,19 @@ fn partition_value(ty: &Type) -> BoxedStrategy<Value> {
         _ => [-1, 0, 7].map(Value::Int).to_vec(),
     };
     prop_oneof![1 => Just(Value::Null), 6 => select(values)].boxed()
+}
+
+/// A time within a few days of the epoch, for columns that are cut into windows; seldom NULL.
+fn event_time(ty: &Type) -> BoxedStrategy<Value> {
+    const DAY: i64 = 86_400_000_000;
+    let ty = ty.clone();
+    (prop::option::weighted(0.97, -3_i64..4), select(vec![0, 1, DAY / 2, DAY - 1]))
+        .prop_map(move |(day, us)| match (day, &ty) {
+            (None, _) => Value::Null,
+            (Some(day), Type::Date) => Value::Date(day as i32),
+            (Some(day), _) => Value::Timestamp(day * DAY + us),
+        })
+        .boxed()
 }
 
 /// A table.

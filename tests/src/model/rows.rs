@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Refusal, Type, Value};
+use super::expr::Scope;
+use super::{Expr, Refusal, Type, Value};
 
 /// A column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,29 @@ impl Rows {
     /// [`Refusal::UnknownColumn`].
     pub fn indexes(&self, names: &[String]) -> Result<Vec<usize>, Refusal> {
         names.iter().map(|n| self.index(n)).collect()
+    }
+
+    /// The rows for which a condition over the table's columns is true.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownColumn`].
+    pub fn filter(&self, condition: &Expr) -> Result<Self, Refusal> {
+        let mut rows = Vec::new();
+        for row in &self.rows {
+            if condition.holds(Scope { target: self, target_row: Some(row), source: self, source_row: None })? {
+                rows.push(row.clone());
+            }
+        }
+        Ok(Self::new(self.columns.clone(), rows))
+    }
+
+    /// The rows with every zero positive: where an engine joins on floats, it may hand on the other zero.
+    pub fn unsigned_zeros(&self) -> Self {
+        let one = |v: &Value| match v {
+            Value::Float(f) if *f == 0.0 => Value::Float(0.0),
+            other => other.clone(),
+        };
+        Self::new(self.columns.clone(), self.rows.iter().map(|r| r.iter().map(one).collect()).collect())
     }
 
     /// The rows as sorted text, for comparing and for reading in a failed test.

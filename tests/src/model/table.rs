@@ -87,6 +87,24 @@ impl Table {
         &self.rows().columns
     }
 
+    /// A table that begins with a version of this one, and follows the same rules.
+    ///
+    /// `None` where there is no such version.
+    pub fn branch(&self, version: usize) -> Option<Self> {
+        Some(Self { versions: vec![self.at(version)?.clone()], on_schema_change: self.on_schema_change })
+    }
+
+    /// Adds a version that something else than an operation of the model made: maintenance, or another writer.
+    pub fn record(&mut self, rows: Rows) {
+        self.commit(rows);
+    }
+
+    /// Takes the newest version's rows as they were read, where the model allows several answers (the sign of a zero).
+    pub fn settle(&mut self, rows: Rows) {
+        self.versions.pop();
+        self.commit(rows);
+    }
+
     /// Adds a version.
     pub(super) fn commit(&mut self, rows: Rows) {
         self.versions.push(rows);
@@ -129,6 +147,19 @@ impl Table {
         let deleted = self.rows().rows.len();
         self.commit(incoming.clone());
         Counts { inserted: incoming.rows.len(), deleted, committed: true, ..Counts::default() }
+    }
+
+    /// `overwrite` that keeps the table's columns: the incoming rows are added to an empty table.
+    ///
+    /// # Errors
+    /// When the columns do not fit.
+    pub fn refill(&mut self, incoming: &Rows) -> Result<Counts, Refusal> {
+        let (mut table, incoming) = self.fit(incoming)?;
+        let deleted = table.rows.len();
+        table.rows = aligned(&table, &incoming);
+        let inserted = table.rows.len();
+        self.commit(table);
+        Ok(Counts { inserted, deleted, committed: true, ..Counts::default() })
     }
 
     /// `append` and `safeappend`: the incoming rows are added, by column name.
