@@ -9,8 +9,8 @@ use std::sync::Arc;
 use duckrun_core::duckdb::{Connection, DuckDb};
 use duckrun_core::maintenance::MaintenanceOptions;
 use duckrun_core::{
-    At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
-    Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
+    At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, OpenedStore, Query, RelationName,
+    Result, RunContext, Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
 use duckrun_delta::{DeltaRsExecutor, DeltaStore, FirstThatAccepts, Location, SqlExecutor, StoreRoot, WriterLock};
 use duckrun_maintenance::MaintenancePolicy;
@@ -26,13 +26,13 @@ use crate::maintain::Upkeep;
 use crate::model::Model;
 use crate::pins;
 use crate::table::Table;
-use crate::tables::DeltaTables;
+use crate::tables::Places;
 
 /// Where the tables of a session are: `<root>/<schema>/<table>`.
 #[derive(Clone)]
 enum Root {
     Local(PathBuf),
-    Store { url: Url, store: Arc<dyn ObjectStore>, prefix: Path },
+    Store { url: Url, store: Arc<dyn ObjectStore>, prefix: Path, opened: Option<Box<StoreRoot>> },
 }
 
 /// A root of Delta tables, opened for reading or writing. Cheap to clone; runs of one session may run at the same time.
@@ -52,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) upkeep: Upkeep,
     writer_lock: Option<Arc<dyn WriterLock>>,
+    storage_options: StorageOptions,
 }
 
 impl Session {
@@ -63,7 +64,7 @@ impl Session {
 
     /// Opens a root in a store that the caller made. `url` names the root in messages, `prefix` is its path in the store.
     pub fn open_in(url: Url, store: Arc<dyn ObjectStore>, prefix: impl Into<Path>) -> SessionBuilder {
-        SessionBuilder::new(Root::Store { url, store, prefix: prefix.into() })
+        SessionBuilder::new(Root::Store { url, store, prefix: prefix.into(), opened: None })
     }
 
     /// Opens a root named by a URL, with the options of its store: `s3://`, `az://`, `abfss://`, `gs://` with the cargo
@@ -82,7 +83,8 @@ impl Session {
 
     /// Opens a root in a store that was opened by its URL, for example with a provider of tokens.
     pub fn open_root(root: &StoreRoot) -> SessionBuilder {
-        Self::open_in(root.url().clone(), root.store().clone(), root.prefix().clone())
+        let (url, store, prefix) = (root.url().clone(), root.store().clone(), root.prefix().clone());
+        SessionBuilder::new(Root::Store { url, store, prefix, opened: Some(Box::new(root.clone())) })
     }
 
     /// A model: the SQL, sources and strategy of the table `schema.table`. The name is checked when the model runs.
@@ -102,7 +104,7 @@ impl Session {
     pub(crate) fn table_at(&self, name: &TableName) -> Result<DeltaStore> {
         let location = match &self.inner.root {
             Root::Local(root) => Location::local(root.join(name.schema()).join(name.table()))?,
-            Root::Store { url, store, prefix } => {
+            Root::Store { url, store, prefix, .. } => {
                 let mut url = url.clone();
                 url.path_segments_mut()
                     .map_err(|()| Error::invalid("the root's URL must have a path"))?
@@ -150,6 +152,20 @@ impl Session {
         }
     }
 
+    /// The store of a URL: the root's own where the URL is in it, otherwise one with the session's credentials and these options.
+    pub(crate) fn open_store(&self, url: &Url, options: &StorageOptions) -> Result<OpenedStore> {
+        let own = options.expose().next().is_none();
+        let opened = |root: StoreRoot| OpenedStore { store: root.store().clone(), path: root.prefix().clone() };
+        match &self.inner.root {
+            Root::Store { opened: Some(root), .. } => Ok(opened(root.sibling(url.as_str(), options)?)),
+            Root::Store { url: root, store, prefix, opened: None } if own => match inside(url, root, prefix) {
+                Some(path) => Ok(OpenedStore { store: store.clone(), path }),
+                None => StoreRoot::open(url.as_str(), &self.inner.storage_options).map(opened),
+            },
+            _ => StoreRoot::open(url.as_str(), &self.inner.storage_options.clone().merge(options)).map(opened),
+        }
+    }
+
     /// A context for a job: memory detected, planned, leased, with a place to spill.
     pub(crate) async fn context(&self, name: &str, job: Job) -> Result<(RunContext, Lease)> {
         let inner = &self.inner;
@@ -176,6 +192,24 @@ impl fmt::Debug for Session {
     }
 }
 
+/// The path of a URL in the store whose folder `prefix` another URL names; `None` where it is not in that store.
+fn inside(url: &Url, root: &Url, prefix: &Path) -> Option<Path> {
+    let authority = |url: &Url| (url.scheme().to_owned(), url.authority().to_owned());
+    if authority(url) != authority(root) {
+        return None;
+    }
+    let (path, root) = (Path::from_url_path(url.path()).ok()?, Path::from_url_path(root.path()).ok()?);
+    let parts = |path: &Path| -> Vec<String> { path.parts().map(|p| p.as_ref().to_owned()).collect() };
+    let (path, root, prefix) = (parts(&path), parts(&root), parts(prefix));
+    // Where the root's URL ends as its prefix does, what is before both is the store's own place; otherwise only what is below
+    // the root is known to be in it.
+    let place = match root.strip_suffix(prefix.as_slice()) {
+        Some(before) => path.strip_prefix(before)?.to_vec(),
+        None => [prefix.as_slice(), path.strip_prefix(root.as_slice())?].concat(),
+    };
+    Path::parse(place.join("/")).ok()
+}
+
 /// Builds a [`Session`]; awaiting it opens the root.
 #[must_use = "a session is opened by awaiting its builder"]
 pub struct SessionBuilder {
@@ -189,6 +223,7 @@ pub struct SessionBuilder {
     clock: Arc<dyn Clock>,
     upkeep: Upkeep,
     writer_lock: Option<Arc<dyn WriterLock>>,
+    storage_options: StorageOptions,
 }
 
 impl SessionBuilder {
@@ -207,6 +242,7 @@ impl SessionBuilder {
             clock: Arc::new(SystemClock),
             upkeep: Upkeep::default(),
             writer_lock: None,
+            storage_options: StorageOptions::default(),
         }
     }
 
@@ -276,6 +312,13 @@ impl SessionBuilder {
         self
     }
 
+    /// Options of the stores that sources name by URL (`Csv::glob("s3://landing/*.csv")`), for a session whose root is a local folder
+    /// or a store that the caller made. A root that was opened by its URL brings its own.
+    pub fn storage_options(mut self, options: StorageOptions) -> Self {
+        self.storage_options = options;
+        self
+    }
+
     /// Puts every commit under a lock, for a store without conditional puts (which is refused for writing otherwise). See
     /// [`WriterLock`] for what a lock cannot promise.
     pub fn writer_lock(mut self, lock: Arc<dyn WriterLock>) -> Self {
@@ -314,6 +357,7 @@ impl SessionBuilder {
                 clock: self.clock,
                 upkeep: self.upkeep,
                 writer_lock: self.writer_lock,
+                storage_options: self.storage_options,
             }),
         })
     }
@@ -381,7 +425,8 @@ impl Reader {
         for (name, at) in &self.pinned {
             requested.push((name.parse::<TableName>()?, *at));
         }
-        let seen = SourceContext::new(&cx).with_engine(engine.as_ref()).with_tables(&DeltaTables);
+        let places = Places(self.session.clone());
+        let seen = SourceContext::new(&cx).with_engine(engine.as_ref()).with_tables(&places);
         for (alias, source) in &self.sources {
             let resolved = source.resolve(&seen).await.map_err(|e| e.or_table(format!("source {alias}")))?;
             engine.register(&RelationName::bare(alias)?, resolved.relation).await?;

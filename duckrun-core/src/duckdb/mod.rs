@@ -53,7 +53,8 @@ impl DuckDb {
     /// Runs on a clone of a connection that the caller made. Its tables and views are visible to SQL behind the run's own.
     ///
     /// Memory limit, threads and spill directory belong to the whole database, so they stay as the caller set them; the
-    /// report shows them as they are.
+    /// report shows them as they are. Such a database has no file system of ours: files of object stores are fetched whole into
+    /// the run's spill folder before they are read.
     pub fn with_connection(connection: Connection) -> Self {
         Self { connection: Some(Arc::new(Mutex::new(connection))), ..Self::in_memory() }
     }
@@ -97,7 +98,7 @@ impl Engine for DuckDb {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("duckdb").with_spills(true).with_variables(true)
+        Capabilities::new("duckdb").with_spills(true).with_variables(true).with_remote_files(true)
     }
 
     async fn open(&self, cx: &RunContext) -> Result<Box<dyn EngineSession>> {

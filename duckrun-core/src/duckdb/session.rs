@@ -15,13 +15,13 @@ use tokio::sync::mpsc;
 use super::bridge::{self, Database};
 use super::failure::failure;
 use super::literal::{literal, parameter};
-use super::remote::RemoteFiles;
+use super::remote::{self, Laid, RemoteFiles};
 use super::running::{CancelOnDrop, Running, Ticket};
 use super::{references, relation};
 use crate::types::{self, BatchCheck, DuckType};
 use crate::{
     BatchStream, EngineSession, EngineSettings, Error, Phase, Progress, Query, Relation, RelationName, Result,
-    RunContext, TableReference, Value, quote_ident, quote_literal,
+    RunContext, StoreFiles, TableReference, Value, quote_ident, quote_literal,
 };
 
 /// Batches between DuckDB's thread and the consumer, beside DuckDB's own buffer of 10 MiB.
@@ -50,6 +50,8 @@ pub(super) struct DuckSession {
     attached: bool,
     /// What its readers can open of object stores; a caller's database has no file system of ours.
     remote: Option<Arc<RemoteFiles>>,
+    /// What was laid by for one that has none.
+    laid: Laid,
     serial: AtomicU64,
     cx: RunContext,
 }
@@ -120,6 +122,7 @@ impl DuckSession {
             catalog,
             attached,
             remote: None,
+            laid: Laid::default(),
             serial: AtomicU64::new(0),
             cx: cx.clone(),
         }
@@ -352,6 +355,12 @@ impl EngineSession for DuckSession {
             }
             Relation::Files(set) => {
                 let remote = self.remote.clone();
+                let set = match &remote {
+                    Some(_) => set,
+                    None => {
+                        remote::lay_by(&self.cx, &self.laid, set).await.map_err(|e| e.or_table(name.to_string()))?
+                    }
+                };
                 self.with(move |conn| {
                     prepare(conn)?;
                     relation::create_view(conn, &catalog, &sql_name, &set, serial, remote.as_deref())
@@ -364,6 +373,14 @@ impl EngineSession for DuckSession {
             }
         };
         result.map_err(|e| e.or_table(name.to_string()))
+    }
+
+    async fn open_files(&self, files: StoreFiles) -> Result<String> {
+        self.cx.check()?;
+        match &self.remote {
+            Some(remote) => Ok(remote.open_files(files)),
+            None => remote::lay_by_files(&self.cx, &self.laid, files).await,
+        }
     }
 
     async fn set_variable(&self, name: &str, value: &Value) -> Result<()> {
