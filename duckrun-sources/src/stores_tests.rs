@@ -104,7 +104,7 @@ async fn folders_globs_and_tables_are_found_as_on_a_disk() {
     assert_eq!(glob.tables[0].format, "delta");
     for (missing, says) in [
         ("nothing", "there is neither a file nor a folder"),
-        ("in/*.json", "in has 5 files"),
+        ("in/*.json", "in has 3 files (.hidden, a.csv, b.csv)"),
         ("gone/*.csv", "is empty, or does not exist"),
         ("*.csv", "has only folders: ice, in, many, t"),
         ("in/[", "is not a glob"),

@@ -18,7 +18,7 @@ mod read;
 mod tally;
 
 pub use counting::{CountingStore, Requests};
-pub use emulator::{Emulated, Emulator};
+pub use emulator::{BearerProxy, Emulated, Emulator};
 pub use faulty::{Fault, FaultyStore, Operation};
 #[cfg(target_os = "linux")]
 pub use group::MemoryGroup;

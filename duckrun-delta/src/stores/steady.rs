@@ -24,6 +24,8 @@ use crate::history::LOG;
 /// How often a read that failed at once is tried, and the first pause between.
 const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Objects that are deleted at a time where a token may have to be replaced: what Azure takes in one request.
+const DELETES: usize = 256;
 /// A client with retries of its own has taken longer over them: its failure stands.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
@@ -77,6 +79,30 @@ impl Steady {
             tokio::time::sleep(pause).await;
             (pause, attempt) = (pause * 4, attempt + 1);
         }
+    }
+
+    /// A listing, begun once more where its first page was refused for want of a fresh token. Between pages a token is replaced
+    /// before it expires.
+    fn listing(&self, prefix: Option<&Path>, offset: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let begin = |store: &Arc<dyn ObjectStore>, prefix: Option<&Path>, offset: Option<&Path>| match offset {
+            Some(offset) => store.list_with_offset(prefix, offset),
+            None => store.list(prefix),
+        };
+        let Some(tokens) = self.tokens.clone() else { return begin(&self.inner, prefix, offset) };
+        let (inner, prefix, offset) = (self.inner.clone(), prefix.cloned(), offset.cloned());
+        let listed = async move {
+            let generation = tokens.generation();
+            let mut page = begin(&inner, prefix.as_ref(), offset.as_ref());
+            let first = match page.next().await {
+                Some(Err(Error::Unauthenticated { .. })) => {
+                    tokens.refused(generation.max(1)).await;
+                    return begin(&inner, prefix.as_ref(), offset.as_ref());
+                }
+                first => first,
+            };
+            futures::stream::iter(first).chain(page).boxed()
+        };
+        futures::stream::once(listed).flatten().boxed()
     }
 
     /// A listing of a log, sorted; `None` for any other folder.
@@ -135,15 +161,21 @@ impl ObjectStore for Steady {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let Some(tokens) = self.tokens.clone() else { return self.inner.delete_stream(locations) };
+        let inner = self.inner.clone();
+        let chunks = locations.ready_chunks(DELETES).then(move |chunk| {
+            let (inner, tokens) = (inner.clone(), tokens.clone());
+            async move { futures::stream::iter(delete(&inner, &tokens, chunk).await) }
+        });
+        chunks.flatten().boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.log(prefix, None).unwrap_or_else(|| self.inner.list(prefix))
+        self.log(prefix, None).unwrap_or_else(|| self.listing(prefix, None))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.log(prefix, Some(offset)).unwrap_or_else(|| self.inner.list_with_offset(prefix, offset))
+        self.log(prefix, Some(offset)).unwrap_or_else(|| self.listing(prefix, Some(offset)))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -153,6 +185,32 @@ impl ObjectStore for Steady {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.authorised(|| self.inner.copy_opts(from, to, options.clone())).await
     }
+}
+
+/// Deletes objects, and once more with a fresh token where that was what was wanting.
+async fn delete(inner: &Arc<dyn ObjectStore>, tokens: &Tokens, paths: Vec<Result<Path>>) -> Vec<Result<Path>> {
+    let (mut done, mut wanted) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
+    for path in paths {
+        match path {
+            Ok(path) => wanted.push(path),
+            Err(e) => done.push(Err(e)),
+        }
+    }
+    let ask = || inner.delete_stream(futures::stream::iter(wanted.clone()).map(Ok).boxed()).collect::<Vec<_>>();
+    let generation = tokens.generation();
+    let mut answers = ask().await;
+    if answers.iter().any(|answer| matches!(answer, Err(Error::Unauthenticated { .. }))) {
+        tokens.refused(generation.max(1)).await;
+        answers = ask().await;
+        // Deleted the first time, one by one.
+        for (answer, path) in answers.iter_mut().zip(&wanted) {
+            if matches!(answer, Err(Error::NotFound { .. })) {
+                *answer = Ok(path.clone());
+            }
+        }
+    }
+    done.extend(answers);
+    done
 }
 
 /// The body of a read, as far as it has come.
