@@ -215,7 +215,8 @@ fn inside(url: &Url, root: &Url, prefix: &Path) -> Option<Path> {
 pub struct SessionBuilder {
     root: Root,
     writable: bool,
-    engine: Arc<dyn Engine>,
+    engine: Option<Arc<dyn Engine>>,
+    extensions: bool,
     executor: Arc<dyn Executor>,
     memory: MemorySettings,
     probe: Arc<dyn MemoryProbe>,
@@ -231,7 +232,8 @@ impl SessionBuilder {
         Self {
             root,
             writable: false,
-            engine: Arc::new(DuckDb::in_memory()),
+            engine: None,
+            extensions: false,
             executor: Arc::new(FirstThatAccepts::new(vec![
                 Arc::new(SqlExecutor),
                 Arc::new(DeltaRsExecutor::default()),
@@ -254,8 +256,35 @@ impl SessionBuilder {
 
     /// Another engine than an in-memory DuckDB for every run.
     pub fn engine(mut self, engine: Arc<dyn Engine>) -> Self {
-        self.engine = engine;
+        self.engine = Some(engine);
         self
+    }
+
+    /// Loads DuckDB's own extensions for the stores of the session and gives them secrets of its storage options, so that SQL can name
+    /// remote files by itself (`read_parquet('s3://...')`). Off by default: nothing of duckrun needs them, and a run is refused where
+    /// they are not installed. For an engine of one's own see [`DuckDb::with_store_secret`].
+    pub fn use_duckdb_extensions(mut self, on: bool) -> Self {
+        self.extensions = on;
+        self
+    }
+
+    /// The engine: what was set, or a DuckDB for every run.
+    fn chosen_engine(&self) -> Result<Arc<dyn Engine>> {
+        match (&self.engine, &self.root) {
+            (Some(engine), _) if !self.extensions => Ok(engine.clone()),
+            (None, _) if !self.extensions => Ok(Arc::new(DuckDb::in_memory())),
+            (Some(_), _) => Err(Error::invalid(
+                "use_duckdb_extensions is for the session's own DuckDB, and an engine or connection was set: make the secrets there",
+            )),
+            (None, Root::Store { opened: Some(root), .. }) => {
+                let engine = DuckDb::in_memory().with_store_secret(root.url().as_str(), root.options().clone());
+                Ok(Arc::new(engine))
+            }
+            (None, _) => Err(Error::invalid(
+                "use_duckdb_extensions makes secrets of the options of the root's URL, and the root was not opened by a URL of an object \
+                 store: set an engine with DuckDb::with_store_secret",
+            )),
+        }
     }
 
     /// A DuckDB connection of the caller's: its tables are visible to the SQL of every run. See [`DuckDb::with_connection`].
@@ -328,6 +357,7 @@ impl SessionBuilder {
 
     async fn build(self) -> Result<Session> {
         self.memory.validate()?;
+        let engine = self.chosen_engine()?;
         if let Root::Local(root) = &self.root {
             let (root, create) = (root.clone(), self.writable);
             let opened = tokio::task::spawn_blocking(move || {
@@ -349,7 +379,7 @@ impl SessionBuilder {
             inner: Arc::new(Inner {
                 root: self.root,
                 writable: self.writable,
-                engine: self.engine,
+                engine,
                 executor: self.executor,
                 memory: self.memory,
                 probe: self.probe,

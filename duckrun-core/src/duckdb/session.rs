@@ -17,6 +17,7 @@ use super::failure::failure;
 use super::literal::{literal, parameter};
 use super::remote::{self, Laid, RemoteFiles};
 use super::running::{CancelOnDrop, Running, Ticket};
+use super::secrets::{self, CreateSecret};
 use super::{references, relation};
 use crate::types::{self, BatchCheck, DuckType};
 use crate::{
@@ -58,7 +59,12 @@ pub(super) struct DuckSession {
 
 impl DuckSession {
     /// A DuckDB of the run's own.
-    pub(super) fn own(cx: &RunContext, settings: &BTreeMap<String, String>, extensions: bool) -> Result<Self> {
+    pub(super) fn own(
+        cx: &RunContext,
+        settings: &BTreeMap<String, String>,
+        extensions: bool,
+        wanted: &[CreateSecret],
+    ) -> Result<Self> {
         let plan = cx.memory();
         let fail = |e| failure(e, "start");
         let on = if extensions { "true" } else { "false" };
@@ -82,8 +88,9 @@ impl DuckSession {
         }
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|e| Error::internal("a session is opened outside of an async runtime").with_source(e))?;
-        let remote = RemoteFiles::new(runtime, cx.cancellation().clone());
+        let remote = RemoteFiles::new(runtime, cx.cancellation().clone(), plan.engine);
         let conn = Database::open(&all, &remote).map_err(fail)?;
+        wanted.iter().try_for_each(|secret| secrets::create(&conn, secret))?;
         let catalog = conn.query_row("SELECT current_database()", [], |row| row.get(0)).map_err(fail)?;
         let mut session = Self::new(conn, catalog, false, cx);
         remote.watch(session.running.clone());

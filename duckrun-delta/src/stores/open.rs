@@ -73,10 +73,7 @@ impl StoreRoot {
             }
             _ => return Err(bad()),
         };
-        let store = match &tokens {
-            Some(tokens) => Arc::new(Steady::new(store).with_tokens(tokens.clone())),
-            None => store,
-        };
+        let store = Arc::new(Steady::around(store, tokens.clone()));
         Ok(Self { url: parsed, store, prefix, options: options.clone(), tokens })
     }
 
@@ -98,6 +95,11 @@ impl StoreRoot {
             == ObjectStoreScheme::parse(&self.url).ok().map(|(scheme, _)| scheme);
         let tokens = self.tokens.clone().filter(|_| same_kind && !has_bearer(options));
         Self::build(url, &self.options.clone().merge(options), tokens)
+    }
+
+    /// The options that it was opened with.
+    pub fn options(&self) -> &StorageOptions {
+        &self.options
     }
 
     /// The URL, as it was given.

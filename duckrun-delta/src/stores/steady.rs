@@ -40,27 +40,27 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 pub(crate) struct Steady {
     inner: Arc<dyn ObjectStore>,
     tokens: Option<Arc<Tokens>>,
+    tries: u32,
 }
 
 impl Steady {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, tokens: None }
+        Self { inner, tokens: None, tries: TRIES }
     }
 
-    /// Replaces tokens that the store refuses. The rest is left to the wrapper of each table.
-    pub(crate) fn with_tokens(mut self, tokens: Arc<Tokens>) -> Self {
-        self.tokens = Some(tokens);
-        self
+    /// A store whose client repeats requests by itself: only tokens that it refuses are replaced, and refusals told from failures.
+    pub(crate) fn around(client: Arc<dyn ObjectStore>, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { inner: client, tokens, tries: 1 }
     }
 
     /// Makes a request, and once more with a fresh token where it was refused for want of one.
     async fn authorised<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
-        let Some(tokens) = &self.tokens else { return request().await };
+        let Some(tokens) = &self.tokens else { return request().await.map_err(refusal) };
         let generation = tokens.generation();
-        match request().await {
+        match request().await.map_err(refusal) {
             Err(Error::Unauthenticated { .. }) => {
                 tokens.refused(generation.max(1)).await;
-                request().await
+                request().await.map_err(refusal)
             }
             done => done,
         }
@@ -68,7 +68,7 @@ impl Steady {
 
     /// Makes a request without effect until it succeeds, fails for good, or has failed often enough.
     async fn read<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
-        let tries = if self.tokens.is_some() { 1 } else { TRIES };
+        let tries = self.tries;
         let (mut pause, mut attempt) = (FIRST_PAUSE, 1);
         loop {
             let started = Instant::now();
@@ -85,8 +85,8 @@ impl Steady {
     /// before it expires.
     fn listing(&self, prefix: Option<&Path>, offset: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let begin = |store: &Arc<dyn ObjectStore>, prefix: Option<&Path>, offset: Option<&Path>| match offset {
-            Some(offset) => store.list_with_offset(prefix, offset),
-            None => store.list(prefix),
+            Some(offset) => store.list_with_offset(prefix, offset).map_err(refusal).boxed(),
+            None => store.list(prefix).map_err(refusal).boxed(),
         };
         let Some(tokens) = self.tokens.clone() else { return begin(&self.inner, prefix, offset) };
         let (inner, prefix, offset) = (self.inner.clone(), prefix.cloned(), offset.cloned());
@@ -187,6 +187,28 @@ impl ObjectStore for Steady {
     }
 }
 
+/// A refusal (401, 403) that a client reports as any other failure: `object_store` 0.13 does of listings and of deletes in batches.
+/// The status stands in a type of its own that is not public, so that its text is what there is to go by; an error that is taken for
+/// a refusal in error stays an error.
+fn refusal(e: Error) -> Error {
+    let Error::Generic { source, .. } = &e else { return e };
+    let mut cause: Option<&dyn std::error::Error> = Some(source.as_ref());
+    let mut status = None;
+    while let Some(e) = cause {
+        let text = e.to_string();
+        if let Some((_, rest)) = text.split_once("status code: ") {
+            status = rest.get(..3).map(str::to_owned);
+            break;
+        }
+        cause = e.source();
+    }
+    match status.as_deref() {
+        Some("401") => Error::Unauthenticated { path: String::new(), source: Box::new(e) },
+        Some("403") => Error::PermissionDenied { path: String::new(), source: Box::new(e) },
+        _ => e,
+    }
+}
+
 /// Deletes objects, and once more with a fresh token where that was what was wanting.
 async fn delete(inner: &Arc<dyn ObjectStore>, tokens: &Tokens, paths: Vec<Result<Path>>) -> Vec<Result<Path>> {
     let (mut done, mut wanted) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
@@ -196,7 +218,10 @@ async fn delete(inner: &Arc<dyn ObjectStore>, tokens: &Tokens, paths: Vec<Result
             Err(e) => done.push(Err(e)),
         }
     }
-    let ask = || inner.delete_stream(futures::stream::iter(wanted.clone()).map(Ok).boxed()).collect::<Vec<_>>();
+    let ask = || {
+        let paths = futures::stream::iter(wanted.clone()).map(Ok).boxed();
+        inner.delete_stream(paths).map(|deleted| deleted.map_err(refusal)).collect::<Vec<_>>()
+    };
     let generation = tokens.generation();
     let mut answers = ask().await;
     if answers.iter().any(|answer| matches!(answer, Err(Error::Unauthenticated { .. }))) {

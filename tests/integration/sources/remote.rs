@@ -195,8 +195,8 @@ async fn only_what_is_needed_is_fetched() {
     let asked = store.take();
     measured.push(format!("CSV: {} requests, {} of {csv} bytes", asked.total(), asked.bytes_read));
     println!("{measured:#?}");
-    // The file is sniffed, and then read.
-    assert!((asked.bytes_read as f64) < 2.1 * csv, "{measured:?}");
+    // The file is sniffed three times before it is read; its beginning is fetched once.
+    assert!((asked.bytes_read as f64) < 1.1 * csv, "{measured:?}");
 }
 
 /// A root is not left, other objects are not opened, a replaced file is not mixed with the old one, and a secret in a URL is refused
