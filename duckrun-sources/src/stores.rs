@@ -1,7 +1,7 @@
 //! Listing on object stores: the same rules as on the local file system (`walk`), over keys instead of folders.
 //!
-//! Three invariants: what is listed is pinned with its size and its tag, so that a file that is replaced before it is read is an
-//! error; a location with a root never leaves it; and a URL is a bucket and a key, to the letter (nothing in it is
+//! Three invariants: what is listed is pinned with its size and its tag, so that a file that is replaced before it is read
+//! is an error; a location with a root never leaves it; and a URL is a bucket and a key, to the letter (nothing in it is
 //! percent-decoded), without credentials.
 
 use std::collections::{BTreeSet, HashMap};

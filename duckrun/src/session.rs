@@ -152,7 +152,8 @@ impl Session {
         }
     }
 
-    /// The store of a URL: the root's own where the URL is in it, otherwise one with the session's credentials and these options.
+    /// The store of a URL: the root's own where the URL is in it, otherwise one with the session's credentials and these
+    /// options.
     pub(crate) fn open_store(&self, url: &Url, options: &StorageOptions) -> Result<OpenedStore> {
         let own = options.expose().next().is_none();
         let opened = |root: StoreRoot| OpenedStore { store: root.store().clone(), path: root.prefix().clone() };
@@ -201,8 +202,8 @@ fn inside(url: &Url, root: &Url, prefix: &Path) -> Option<Path> {
     let (path, root) = (Path::from_url_path(url.path()).ok()?, Path::from_url_path(root.path()).ok()?);
     let parts = |path: &Path| -> Vec<String> { path.parts().map(|p| p.as_ref().to_owned()).collect() };
     let (path, root, prefix) = (parts(&path), parts(&root), parts(prefix));
-    // Where the root's URL ends as its prefix does, what is before both is the store's own place; otherwise only what is below
-    // the root is known to be in it.
+    // Where the root's URL ends as its prefix does, what is before both is the store's own place; otherwise only what is
+    // below the root is known to be in it.
     let place = match root.strip_suffix(prefix.as_slice()) {
         Some(before) => path.strip_prefix(before)?.to_vec(),
         None => [prefix.as_slice(), path.strip_prefix(root.as_slice())?].concat(),
@@ -260,9 +261,9 @@ impl SessionBuilder {
         self
     }
 
-    /// Loads DuckDB's own extensions for the stores of the session and gives them secrets of its storage options, so that SQL can name
-    /// remote files by itself (`read_parquet('s3://...')`). Off by default: nothing of duckrun needs them, and a run is refused where
-    /// they are not installed. For an engine of one's own see [`DuckDb::with_store_secret`].
+    /// Loads DuckDB's own extensions for the stores of the session and gives them secrets of its storage options, so that
+    /// SQL can name remote files by itself (`read_parquet('s3://...')`). Off by default: nothing of duckrun needs them, and
+    /// a run is refused where they are not installed. For an engine of one's own see [`DuckDb::with_store_secret`].
     pub fn use_duckdb_extensions(mut self, on: bool) -> Self {
         self.extensions = on;
         self
@@ -322,8 +323,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Whether runs maintain their table after the commit, as the [policy](Self::policy) says. On by default. A fault is in the
-    /// run's report, never its error.
+    /// Whether runs maintain their table after the commit, as the [policy](Self::policy) says. On by default. A fault is in
+    /// the run's report, never its error.
     pub fn maintenance(mut self, on: bool) -> Self {
         self.upkeep.inline = on;
         self
@@ -341,8 +342,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Options of the stores that sources name by URL (`Csv::glob("s3://landing/*.csv")`), for a session whose root is a local folder
-    /// or a store that the caller made. A root that was opened by its URL brings its own.
+    /// Options of the stores that sources name by URL (`Csv::glob("s3://landing/*.csv")`), for a session whose root is a
+    /// local folder or a store that the caller made. A root that was opened by its URL brings its own.
     pub fn storage_options(mut self, options: StorageOptions) -> Self {
         self.storage_options = options;
         self

@@ -1,5 +1,5 @@
-//! Every strategy over a store that fails at every one of its requests, in every way: the table is as before or as it should be,
-//! what the run says is true, and nothing is left that a vacuum would not reclaim.
+//! Every strategy over a store that fails at every one of its requests, in every way: the table is as before or as it
+//! should be, what the run says is true, and nothing is left that a vacuum would not reclaim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -130,8 +130,8 @@ async fn judge(
     judged
 }
 
-/// Many faults in one run, at random: every second, sixth or twentieth request meets one. The seed is printed, and `FAULT_SEED` in the
-/// environment repeats it.
+/// Many faults in one run, at random: every second, sixth or twentieth request meets one. The seed is printed, and
+/// `FAULT_SEED` in the environment repeats it.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_strategy_survives_many_faults_at_once() {
     const TIME: Duration = Duration::from_secs(30);

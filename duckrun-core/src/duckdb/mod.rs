@@ -57,8 +57,8 @@ impl DuckDb {
     /// Runs on a clone of a connection that the caller made. Its tables and views are visible to SQL behind the run's own.
     ///
     /// Memory limit, threads and spill directory belong to the whole database, so they stay as the caller set them; the
-    /// report shows them as they are. Such a database has no file system of ours: files of object stores are fetched whole into
-    /// the run's spill folder before they are read.
+    /// report shows them as they are. Such a database has no file system of ours: files of object stores are fetched whole
+    /// into the run's spill folder before they are read.
     pub fn with_connection(connection: Connection) -> Self {
         Self { connection: Some(Arc::new(Mutex::new(connection))), ..Self::in_memory() }
     }
@@ -70,9 +70,9 @@ impl DuckDb {
         self
     }
 
-    /// Loads DuckDB's own extension for the store of a URL, and gives it a secret of these options, so that SQL can name remote files by
-    /// itself (`read_parquet('s3://...')`). A run fails where the extension is not installed. Not for a connection of the caller's,
-    /// whose secrets are the caller's too. See [`create_secret`].
+    /// Loads DuckDB's own extension for the store of a URL, and gives it a secret of these options, so that SQL can name
+    /// remote files by itself (`read_parquet('s3://...')`). A run fails where the extension is not installed. Not for a
+    /// connection of the caller's, whose secrets are the caller's too. See [`create_secret`].
     #[must_use]
     pub fn with_store_secret(mut self, url: impl Into<String>, options: StorageOptions) -> Self {
         self.secrets.push((url.into(), options));

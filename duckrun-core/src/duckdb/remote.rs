@@ -2,17 +2,16 @@
 //!
 //! Invariants: only files that were registered are opened, and their sizes are known, so that opening costs no request; a read
 //! fills its buffer or fails, it is never short; a read ends when its statement is interrupted. What is kept besides
-//! DuckDB's own buffers is bounded: chunks in flight, [`TAILS`] bytes of file ends and [`heads::MOST`] of file
-//! beginnings per session (less where the engine's memory is small), and two windows of at most 4 MiB per file that is read from
-//! front to back.
+//! DuckDB's own buffers is bounded: chunks in flight, [`TAILS`] bytes of file ends per session, and two windows of at most
+//! 4 MiB per file that is read from front to back.
 //!
 //! DuckDB plans the requests of parquet files itself: it joins neighbouring column chunks by the latency that it measures,
-//! fetches on threads of its own, and counts the buffers in its memory limit. What is added here: the end of a file is
-//! fetched once, wide enough for most footers, and kept, since DuckDB reads footers when it plans and again when it runs; so
-//! are small files and the beginnings of others, which DuckDB sniffs, plans and reads.
+//! fetches on threads of its own, and counts the buffers in its memory limit. Its file cache, which is in that limit too, keeps
+//! what is read more than once: a CSV file is sniffed whenever a query over it is planned, which is three or four times a run,
+//! 32 MiB each. What is added here: the end of a file is fetched once, wide enough for most footers, and kept, since DuckDB
+//! reads footers when it plans and again when it runs; so are small files.
 
 mod file;
-mod heads;
 mod laid;
 mod request;
 
@@ -26,7 +25,6 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::file::RemoteFile;
-use self::heads::Heads;
 pub(super) use self::laid::{Laid, lay_by, lay_by_files};
 use super::running::Running;
 use crate::{Error, FileSet, Result, StoreFiles};
@@ -45,7 +43,6 @@ pub(super) struct RemoteFiles {
     running: OnceLock<Arc<Running>>,
     sets: RwLock<Vec<Arc<RemoteSet>>>,
     tails: Mutex<Tails>,
-    heads: Mutex<Heads>,
 }
 
 /// The files of one relation.
@@ -74,11 +71,8 @@ struct Tails {
 
 impl RemoteFiles {
     /// Called where the runtime is known that will make the requests.
-    /// `memory` is the engine's share, of which a sixteenth may be kept as beginnings of files.
-    pub(super) fn new(runtime: Handle, run: CancellationToken, memory: u64) -> Arc<Self> {
-        let heads = Mutex::new(Heads::new(usize::try_from(memory / 16).unwrap_or(usize::MAX)));
-        let (running, sets, tails) = (OnceLock::new(), RwLock::default(), Mutex::default());
-        Arc::new(Self { runtime, run, running, sets, tails, heads })
+    pub(super) fn new(runtime: Handle, run: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { runtime, run, running: OnceLock::new(), sets: RwLock::default(), tails: Mutex::default() })
     }
 
     /// Names what runs on the connection: its interrupts end reads too.
@@ -134,10 +128,6 @@ impl RemoteFiles {
     /// Ends when the statement that reads is interrupted, or its run cancelled.
     fn statement(&self) -> CancellationToken {
         self.running.get().map_or_else(CancellationToken::new, |running| running.token())
-    }
-
-    fn heads(&self) -> MutexGuard<'_, Heads> {
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tails(&self) -> MutexGuard<'_, Tails> {

@@ -1,7 +1,7 @@
 //! Secrets for DuckDB's own extensions (`httpfs`, `azure`), from the storage options that also open the stores of tables.
 //!
-//! Nothing of duckrun needs them: they are for SQL that names remote files by itself. Invariant: the text of a statement is shown to
-//! DuckDB and to nobody else, and what DuckDB says about it is not repeated, because it quotes the statement.
+//! Nothing of duckrun needs them: they are for SQL that names remote files by itself. Invariant: the text of a statement is
+//! shown to DuckDB and to nobody else, and what DuckDB says about it is not repeated, because it quotes the statement.
 
 use std::fmt;
 
@@ -36,25 +36,26 @@ impl fmt::Debug for CreateSecret {
 
 /// The temporary secret that lets DuckDB's own extension read the store of a URL with these options.
 ///
-/// `s3://` becomes a secret of the type `s3`, `gs://` one of the type `gcs` (with an HMAC key: the extension takes no other credential of
-/// Google), `az://`, `azure://`, `abfs://` and `abfss://` one of the type `azure` (an account key, a SAS, a bearer token or a service
-/// principal). Options that have no counterpart there are left out.
+/// `s3://` becomes a secret of the type `s3`, `gs://` one of the type `gcs` (with an HMAC key: the extension takes no other
+/// credential of Google), `az://`, `azure://`, `abfs://` and `abfss://` one of the type `azure` (an account key, a SAS, a
+/// bearer token or a service principal). Options that have no counterpart there are left out.
 ///
 /// ```
 /// use duckrun_core::{StorageOptions, duckdb::create_secret};
-/// let options = StorageOptions::from_iter([("aws_access_key_id", "me"), ("aws_secret_access_key", "it's"), ("aws_region", "eu-west-1")]);
+/// let options = StorageOptions::default().with("aws_secret_access_key", "it's").with("aws_region", "eu-west-1");
 /// let secret = create_secret("lake", "s3://bucket/warehouse", &options)?;
 /// assert_eq!(secret.extension(), "httpfs");
 /// assert_eq!(
 ///     secret.expose(),
-///     "CREATE OR REPLACE TEMPORARY SECRET \"lake\" (TYPE s3, KEY_ID 'me', SECRET 'it''s', REGION 'eu-west-1', SCOPE 's3://bucket')"
+///     "CREATE OR REPLACE TEMPORARY SECRET \"lake\" \
+///      (TYPE s3, SECRET 'it''s', REGION 'eu-west-1', SCOPE 's3://bucket')"
 /// );
 /// # Ok::<(), duckrun_core::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a URL of another store, and for credentials that the extension does not
-/// take. Values are never part of the message.
+/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a URL of another store, and for credentials that the
+/// extension does not take. Values are never part of the message.
 pub fn create_secret(name: &str, url: &str, options: &StorageOptions) -> Result<CreateSecret> {
     let parsed = Url::parse(url).map_err(|_| Error::invalid("a secret is for the URL of a store"))?;
     let options = Options(options);

@@ -297,8 +297,8 @@ mod tests {
         assert!(waited >= Duration::from_millis(590) && waited < Duration::from_secs(3), "{waited:?}");
     }
 
-    /// A holder that sleeps past its expiry (a laptop that was closed, a stopped container) knows that it holds nothing any more, and
-    /// its release takes nothing from whoever took over.
+    /// A holder that sleeps past its expiry (a laptop that was closed, a stopped container) knows that it holds nothing any
+    /// more, and its release takes nothing from whoever took over.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_holder_that_was_paused_holds_nothing() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

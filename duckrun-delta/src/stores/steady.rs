@@ -32,10 +32,10 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 /// Wraps every store that is not the local disk.
 ///
 /// A body has as many bytes as its range, or ends with an error: a commit that is cut at the end of a line still parses, and
-/// `object_store::coalesce_ranges` panics on a short answer. One that breaks off is continued from there, a few times. Listings
-/// of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the store
-/// answers with 401 is made once more with a fresh token. Reads that fail at once for a reason that may pass are repeated,
-/// for stores whose clients do not; writes are not: whether they took effect is settled where that is known.
+/// `object_store::coalesce_ranges` panics on a short answer. One that breaks off is continued from there, a few times.
+/// Listings of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the
+/// store answers with 401 is made once more with a fresh token. Reads that fail at once for a reason that may pass are
+/// repeated, for stores whose clients do not; writes are not: whether they took effect is settled where that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Steady {
     inner: Arc<dyn ObjectStore>,
@@ -48,7 +48,8 @@ impl Steady {
         Self { inner, tokens: None, tries: TRIES }
     }
 
-    /// A store whose client repeats requests by itself: only tokens that it refuses are replaced, and refusals told from failures.
+    /// A store whose client repeats requests by itself: only tokens that it refuses are replaced, and refusals told from
+    /// failures.
     pub(crate) fn around(client: Arc<dyn ObjectStore>, tokens: Option<Arc<Tokens>>) -> Self {
         Self { inner: client, tokens, tries: 1 }
     }
@@ -81,8 +82,8 @@ impl Steady {
         }
     }
 
-    /// A listing, begun once more where its first page was refused for want of a fresh token. Between pages a token is replaced
-    /// before it expires.
+    /// A listing, begun once more where its first page was refused for want of a fresh token. Between pages a token is
+    /// replaced before it expires.
     fn listing(&self, prefix: Option<&Path>, offset: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let begin = |store: &Arc<dyn ObjectStore>, prefix: Option<&Path>, offset: Option<&Path>| match offset {
             Some(offset) => store.list_with_offset(prefix, offset).map_err(refusal).boxed(),
@@ -187,9 +188,9 @@ impl ObjectStore for Steady {
     }
 }
 
-/// A refusal (401, 403) that a client reports as any other failure: `object_store` 0.13 does of listings and of deletes in batches.
-/// The status stands in a type of its own that is not public, so that its text is what there is to go by; an error that is taken for
-/// a refusal in error stays an error.
+/// A refusal (401, 403) that a client reports as any other failure: `object_store` 0.13 does of listings and of deletes in
+/// batches. The status stands in a type of its own that is not public, so that its text is what there is to go by; an error
+/// that is taken for a refusal in error stays an error.
 fn refusal(e: Error) -> Error {
     let Error::Generic { source, .. } = &e else { return e };
     let mut cause: Option<&dyn std::error::Error> = Some(source.as_ref());

@@ -199,8 +199,8 @@ async fn only_what_is_needed_is_fetched() {
     assert!((asked.bytes_read as f64) < 1.1 * csv, "{measured:?}");
 }
 
-/// A root is not left, other objects are not opened, a replaced file is not mixed with the old one, and a secret in a URL is refused
-/// without being repeated.
+/// A root is not left, other objects are not opened, a replaced file is not mixed with the old one, and a secret in a URL
+/// is refused without being repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_what_was_listed_is_read() {
     let store = InMemory::new();
@@ -271,7 +271,8 @@ impl Source for Replacing {
     }
 }
 
-/// A caller's own connection reads and changes tables of stores too: files are laid by in the spill folder, and gone after the run.
+/// A caller's own connection reads and changes tables of stores too: files are laid by in the spill folder, and gone after
+/// the run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_of_the_callers_reads_stores() {
     let store = CountingStore::new(InMemory::new());

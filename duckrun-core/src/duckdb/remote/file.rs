@@ -96,17 +96,10 @@ impl RemoteFile {
         let mut done = 0;
         while done < wanted {
             let at = offset + done as u64;
-            if let Some(piece) = self.files.heads().get(self.key, at) {
-                let count = piece.len().min(wanted - done);
-                out[done..done + count].copy_from_slice(&piece[..count]);
-                done += count;
-                continue;
-            }
             let inside = at.checked_sub(ahead.start).filter(|from| *from < ahead.window.len() as u64);
             let Some(from) = inside else {
                 if (wanted - done) as u64 >= WINDOW {
                     self.fetch(&mut out[done..wanted], at)?;
-                    self.files.heads().keep(self.key, at, &out[done..wanted]);
                     return Ok(wanted);
                 }
                 self.advance(&mut ahead, at)?;
@@ -131,7 +124,6 @@ impl RemoteFile {
                 bytes.into()
             }
         };
-        self.files.heads().keep(self.key, at, &window);
         ahead.start = at;
         ahead.window = window;
         let next = at + ahead.window.len() as u64;
