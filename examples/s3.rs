@@ -6,9 +6,10 @@
 
 use duckrun::delta::Merge;
 use duckrun::sources::Csv;
-use duckrun::{Error, Result, Session};
+use duckrun::{Error, Result, Session, StoreRoot};
 use duckrun_examples::{data, init_tracing, output_folder};
 use duckrun_testkit::{Emulated, Emulator};
+use object_store::ObjectStoreExt;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -24,11 +25,19 @@ async fn main() -> Result<()> {
     };
     // For S3 itself: the bucket's URL, and aws_access_key_id, aws_secret_access_key and aws_region.
     let lake = Session::open_url(&emulator.url("lake"), &emulator.options("any-secret"))?.writable().await?;
+    let bucket = StoreRoot::open(&emulator.url(""), &emulator.options("any-secret"))?;
     for day in 1..=3 {
-        let file = data().join(format!("flights/flights-2013-01-{day:02}.csv"));
+        // What an upstream job would do: a file lands in the bucket.
+        let name = format!("flights-2013-01-{day:02}.csv");
+        let text = std::fs::read(data().join("flights").join(&name))
+            .map_err(|e| Error::invalid("the example's data are missing").with_source(e))?;
+        let landed = bucket.store().put(&format!("landing/{name}").into(), text.into()).await;
+        landed.map_err(|e| Error::invalid("the bucket takes no files").with_source(e))?;
+        // The file is read in place, by DuckDB's CSV reader, with the lake's credentials.
+        let landing = Csv::file(emulator.url(&format!("landing/{name}")));
         let report = lake
             .model("mart.carriers")
-            .source("day", Csv::file(file).null_strings(["NA"]))
+            .source("day", landing.null_strings(["NA"]))
             .sql("select carrier, max(year * 10000 + month * 100 + day) as last_day, count(*) as flights from day group by carrier")
             .strategy(Merge::on(["carrier"]))
             .run()

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{BatchStream, Relation, RelationName, Result, RunContext, TableReference};
+use crate::{BatchStream, Error, Relation, RelationName, Result, RunContext, StoreFiles, TableReference};
 
 /// Runs SQL. Implemented by an engine (DuckDB here; others outside), called by runs.
 ///
@@ -39,6 +39,17 @@ pub trait EngineSession: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the relation cannot be bound (a missing file, an unsupported type). A partial registration is not visible.
     async fn register(&self, name: &RelationName, relation: Relation) -> Result<()>;
+
+    /// Lets the engine's own readers open files of a store, for as long as the session lives. Returns what stands before each
+    /// file's name in its path there: `read_csv('<returned><name>')`. No other file of the store can be opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an engine that reads local files only
+    /// ([`Capabilities::remote_files`]).
+    async fn open_files(&self, files: StoreFiles) -> Result<String> {
+        drop(files);
+        Err(Error::unsupported("this engine reads no files of object stores"))
+    }
 
     /// Sets a session variable that SQL reads back (`getvariable('name')` in DuckDB).
     ///
@@ -127,6 +138,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_spills(mut self, spills: bool) -> Self {
         self.spills = spills;
+        self
+    }
+
+    /// The same with files of stores stated.
+    #[must_use]
+    pub fn with_remote_files(mut self, remote_files: bool) -> Self {
+        self.remote_files = remote_files;
         self
     }
 

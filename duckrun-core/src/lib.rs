@@ -3,7 +3,7 @@
 //! A run pins the target's snapshot, lets an [`Engine`] execute SQL over [`Relation`]s, pulls the result as a
 //! [`BatchStream`] of Arrow batches, and hands it to a [`TableStore`], which commits it as a [`Strategy`] planned. This
 //! crate has the traits and values that these parts share, and one implementation: DuckDB, in the module `duckdb` (cargo
-//! feature of the same name). The Arrow version of every signature is re-exported as [`arrow`].
+//! feature of the same name). The Arrow version of every signature is re-exported as [`arrow`], that of stores as [`object_store`].
 //!
 //! Invariants that hold across the crates:
 //! - a plan is a value; only an executor drives the engine, only a store touches files and log;
@@ -13,6 +13,7 @@
 
 pub use arrow;
 pub use duckrun_memory as memory;
+pub use object_store;
 
 mod batch;
 mod change;
@@ -43,9 +44,9 @@ pub use plan::{
     AppTransaction, Commit, CommitOutcome, Compression, ConflictPolicy, Contract, ContractColumn, FileOptions,
     MetadataChange, Nothing, SchemaChange, TableFacts, TableOptions, TableState, WriteAction, WriteMetrics, WritePlan,
 };
-pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation};
+pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation, StoreFile, StoreFiles};
 pub use secret::StorageOptions;
-pub use source::{Resolved, Source, SourceContext, TableOpener, Target};
+pub use source::{OpenedStore, Resolved, Source, SourceContext, TableOpener, Target};
 pub use store::{
     At, CHANGE_DELETE, CHANGE_UPDATE, CommitRecord, Executor, FILE_INDEX, Intent, Operation, ROW_CHANGE, ROW_NUMBER,
     RewriteSpec, Rewritten, RowCounts, Snapshot, Staged, StagedFile, Strategy, StrategyRun, TableStore, WriteJob,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, SchemaRef};
 use object_store::ObjectStore;
+use object_store::path::Path;
 use url::Url;
 
 use crate::BatchStream;
@@ -111,5 +112,35 @@ impl fmt::Debug for FileSet {
             .field("columns", &self.columns)
             .field("files", &self.files.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Files of a store that an engine's own readers are to open: exactly these, as they were when they were listed.
+#[derive(Clone)]
+pub struct StoreFiles {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The files.
+    pub files: Vec<StoreFile>,
+}
+
+/// One of [`StoreFiles`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreFile {
+    /// What the engine and messages call it: a relative path or a URL, without `.` and `..`. It ends as the file does, and folders
+    /// named `key=value` are partitions. Each name occurs once.
+    pub name: String,
+    /// Where it is in the store.
+    pub path: Path,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The tag of its content, where the store has one: a file that was replaced is not read.
+    pub e_tag: Option<String>,
+}
+
+impl fmt::Debug for StoreFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A store's own `Debug` may show its credentials.
+        f.debug_struct("StoreFiles").field("files", &self.files).finish_non_exhaustive()
     }
 }

@@ -18,6 +18,16 @@ impl StorageOptions {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
+    /// These options, with others over them. Keys are the same in any case.
+    #[must_use]
+    pub fn merge(mut self, others: &Self) -> Self {
+        for (key, value) in &others.0 {
+            self.0.retain(|known, _| !known.eq_ignore_ascii_case(key));
+            self.0.insert(key.clone(), value.clone());
+        }
+        self
+    }
+
     /// Adds an option.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {

@@ -5,8 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use url::Url;
 
-use crate::{At, EngineSession, Relation, Result, RunContext, Snapshot, StorageOptions, TableStore};
+use crate::{At, EngineSession, Error, Relation, Result, RunContext, Snapshot, StorageOptions, TableStore};
 
 /// A source. Implemented by duckrun-sources and by embedders; called once per attempt of a run, after the target was pinned.
 ///
@@ -145,8 +148,8 @@ impl From<Relation> for Resolved {
     }
 }
 
-/// Opens tables by their place, for sources that name a table instead of files. Implemented by whoever knows the table
-/// format (the facade, for Delta); called by sources, so that they need not depend on it.
+/// Opens tables and stores by their place, for sources that name one. Implemented by whoever knows the table format and the
+/// credentials (the facade); called by sources, so that they need not depend on it.
 pub trait TableOpener: Send + Sync + fmt::Debug {
     /// The table of a format (`delta`) at a path or URL. Nothing is read or created.
     ///
@@ -154,4 +157,31 @@ pub trait TableOpener: Send + Sync + fmt::Debug {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a format that it does not know,
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a location or options that cannot be.
     fn open(&self, format: &str, location: &str, options: &StorageOptions) -> Result<Arc<dyn TableStore>>;
+
+    /// The store of a URL, with these options over those that the opener has. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an opener that knows no stores,
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a URL or options that no store can be made of; values of
+    /// options are never part of the message.
+    fn open_store(&self, url: &Url, options: &StorageOptions) -> Result<OpenedStore> {
+        let _ = (url, options);
+        Err(Error::unsupported("nothing here opens object stores by their URL: give the source its store"))
+    }
+}
+
+/// A store, and where in it a URL points.
+#[derive(Clone)]
+pub struct OpenedStore {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The path of the URL in it.
+    pub path: Path,
+}
+
+impl fmt::Debug for OpenedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A store's own `Debug` may show its credentials.
+        f.debug_struct("OpenedStore").field("path", &self.path).finish_non_exhaustive()
+    }
 }

@@ -1,8 +1,13 @@
 //! How a source is written down: constructors for each kind of location, and one setter per option.
 
 use std::path::Path;
+use std::sync::Arc;
+
+use duckrun_core::StorageOptions;
+use duckrun_core::object_store::ObjectStore;
 
 use crate::formats::JsonLayout;
+use crate::stores::StoreChoice;
 use crate::{
     ArrowIpc, Compression, Csv, CsvFormat, FileSource, FilenameColumn, Files, HivePartitions, Json, Location, Registry,
     ScanOptions,
@@ -45,7 +50,7 @@ impl<F> FileSource<F> {
     /// # let _ = daily;
     /// ```
     pub fn new(location: Location, format: F) -> Self {
-        Self { location, root: None, options: ScanOptions::default(), format }
+        Self { location, root: None, options: ScanOptions::default(), store: StoreChoice::default(), format }
     }
 
     /// The options that are the same for every format, all at once.
@@ -55,7 +60,30 @@ impl<F> FileSource<F> {
         self
     }
 
-    /// Takes relative locations from this folder and refuses every file outside of it, `..` and links included.
+    /// Options of the store that the location's URL names, over those of the session. `Debug` does not show their values.
+    #[must_use]
+    pub fn storage_options(mut self, options: StorageOptions) -> Self {
+        self.store.options = options;
+        self
+    }
+
+    /// Reads from this store: the location's paths are keys in it, and so are those of [`root`](Self::root) and
+    /// [`filename_relative_to`](Self::filename_relative_to).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use duckrun_core::object_store::memory::InMemory;
+    /// use duckrun_sources::Csv;
+    /// let landing = Csv::glob("landing/*.csv").store(Arc::new(InMemory::new()));
+    /// # let _ = landing;
+    /// ```
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn ObjectStore>) -> Self {
+        self.store.store = Some(store);
+        self
+    }
+
+    /// Takes relative locations from this folder (or URL of one) and refuses every file outside of it, `..` and links included.
     #[must_use]
     pub fn root(mut self, root: impl AsRef<Path>) -> Self {
         self.root = Some(root.as_ref().to_owned());

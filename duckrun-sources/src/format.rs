@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use duckrun_core::{Error, Relation, Resolved, Result, SourceContext};
+use duckrun_core::object_store::ObjectStore;
+use duckrun_core::{Error, Relation, Resolved, Result, SourceContext, StoreFile};
 use serde::{Deserialize, Serialize};
 
 use crate::sql::{file_list, select_list};
+use crate::stores::Objects;
 use crate::{CallOptions, ListedFile, ScanOptions, formats};
 
 /// How a file is compressed as a whole.
@@ -95,6 +97,12 @@ pub trait Format: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// Whether it decodes the files itself instead of naming them to the engine, which then need not open those of an object
+    /// store.
+    fn decodes_itself(&self) -> bool {
+        false
+    }
+
     /// The relation of these files.
     ///
     /// # Errors
@@ -118,6 +126,10 @@ impl Format for Arc<dyn Format> {
 
     fn folder_markers(&self) -> Vec<&str> {
         (**self).folder_markers()
+    }
+
+    fn decodes_itself(&self) -> bool {
+        (**self).decodes_itself()
     }
 
     async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
@@ -145,9 +157,35 @@ pub struct Scan<'a> {
     pub no_rows: bool,
     /// The run.
     pub cx: &'a SourceContext<'a>,
+    /// The objects, where the files are not local: their paths are what the engine calls them.
+    pub(crate) remote: Option<Remote<'a>>,
+}
+
+/// The objects of a scan.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote<'a> {
+    pub(crate) objects: &'a Objects,
+    /// What stands before the listed name in the engine's path.
+    pub(crate) opened: String,
 }
 
 impl Scan<'_> {
+    /// A file's path as it was listed, for messages: the engine may have its own name for a file of an object store.
+    pub fn called<'p>(&self, path: &'p str) -> &'p str {
+        self.remote.as_ref().and_then(|r| path.strip_prefix(r.opened.as_str())).unwrap_or(path)
+    }
+
+    /// Whether the paths are of files of the local file system. Others are for the engine's readers only.
+    pub fn is_local(&self) -> bool {
+        self.remote.is_none()
+    }
+
+    /// The object behind a path.
+    pub(crate) fn object(&self, path: &str) -> Option<(&Arc<dyn ObjectStore>, &StoreFile)> {
+        let remote = self.remote.as_ref()?;
+        Some((remote.objects.store(), remote.objects.get(self.called(path))?))
+    }
+
     /// The files as a SQL list that DuckDB's readers take exactly, never as globs.
     pub fn file_list(&self) -> String {
         file_list(self.files)

@@ -32,8 +32,14 @@
 //! CSV, JSON and parquet are read by DuckDB, lazily, with projections and filters pushed down. A folder that is a Delta table is
 //! opened by the run ([`Delta`] for other versions), one with Iceberg metadata by this crate ([`Iceberg`]): both become an
 //! exact list of parquet files, as lazy as parquet. [`ArrowIpc`] is decoded here and materialised by the engine, because
-//! DuckDB has no reader of its own. Files on object stores are recognised and refused for now, with the way out in the
-//! message.
+//! DuckDB has no reader of its own.
+//!
+//! # Object stores
+//! `Csv::glob("s3://bucket/landing/*.csv")` lists through `object_store` and is read by DuckDB's own readers over it, without an
+//! extension: parquet by the column chunks that it needs, CSV and JSON from front to back with a window read ahead. The run
+//! opens the store with the session's options; [`FileSource::storage_options`] adds to them, [`FileSource::store`] takes a store
+//! that the embedder made. A file is read as it was listed: one that was replaced since is an error (`If-Match`), and DuckDB
+//! can open no other object than those that were listed.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod builders;
@@ -44,9 +50,11 @@ mod infer;
 mod listing;
 mod location;
 mod new_files;
+mod object_reader;
 mod options;
 mod source;
 mod sql;
+mod stores;
 mod walk;
 
 pub use format::{Compression, Format, Registry, Scan};

@@ -8,10 +8,17 @@ use std::path::{Component, Path, PathBuf};
 use duckrun_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::stores::is_url;
+
 /// Where a source's files are.
 ///
 /// Relative paths are relative to the process's working directory, or to [`FileSource::root`](crate::FileSource::root)
 /// where one is set. `file://` URLs are taken as the path they mean. `~` and environment variables are not expanded.
+///
+/// URLs of object stores (`s3://bucket/landing/*.csv`, `az://`, `abfss://`, `gs://`, and whatever the session's own store is
+/// called) are opened by the run, with the session's options and [those of the source](crate::FileSource::storage_options). What
+/// follows the bucket is the key to the letter: nothing is percent-decoded. With
+/// [`FileSource::store`](crate::FileSource::store) the paths are keys of that store.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -37,6 +44,14 @@ impl Location {
     /// The same location with absolute paths; `..` is resolved by text.
     pub(crate) fn absolute(&self) -> Result<Self> {
         self.map(|path| Ok(normalise(&absolute(path)?)))
+    }
+
+    /// Whether some path of it is on an object store.
+    pub(crate) fn has_url(&self) -> bool {
+        match self {
+            Self::At(p) | Self::File(p) | Self::Folder(p) | Self::Glob(p) => is_url(p),
+            Self::List(paths) => paths.iter().any(|p| is_url(p)),
+        }
     }
 
     fn map(&self, one: impl Fn(&Path) -> Result<PathBuf>) -> Result<Self> {
@@ -137,8 +152,7 @@ fn from_url(text: &str) -> Result<PathBuf> {
     }
     if !scheme.eq_ignore_ascii_case("file") {
         return Err(Error::unsupported(format!(
-            "{text:?} is on an object store, and sources read local files only for now: copy the files, or write the \
-             engine's own reader into the SQL"
+            "{text:?} is on an object store, where a path of the local file system was expected: use one or the other"
         )));
     }
     url::Url::parse(text)

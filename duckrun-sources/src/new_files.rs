@@ -267,7 +267,7 @@ impl<F: Choose> Source for NewFiles<F> {
 
     async fn resolve(&self, cx: &SourceContext<'_>) -> Result<Resolved> {
         let run = cx.run.clone();
-        let mut inspected = self.files.inspect_with(move || run.check()).await?;
+        let mut inspected = self.files.inspect_with(cx.tables, move || run.check()).await?;
         if inspected.inferred.files.is_empty() {
             return Err(Error::invalid(format!(
                 "{} is a table, not a set of files: read its changes instead",

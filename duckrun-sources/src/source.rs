@@ -1,14 +1,17 @@
 //! Sources of files: a location, a format or the wish to have it inferred, and options; resolved once per run.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use duckrun_core::{Error, Resolved, Result, Source, SourceContext};
+use duckrun_core::{Error, Resolved, Result, Source, SourceContext, TableOpener};
 
+use crate::format::Remote;
 use crate::formats::{ArrowFormat, CsvFormat, JsonFormat, ParquetFormat};
 use crate::infer::forced;
 use crate::location::{absolute, path_text};
+use crate::stores::{Objects, Place, StoreChoice, StoreWalk, is_url};
 use crate::walk::Walk;
 use crate::{
     FilenameColumn, Format, HivePartitions, Inferred, Listing, Location, Registry, Scan, ScanOptions, Shape, hive,
@@ -92,6 +95,7 @@ pub struct FileSource<F> {
     pub(crate) location: Location,
     pub(crate) root: Option<PathBuf>,
     pub(crate) options: ScanOptions,
+    pub(crate) store: StoreChoice,
     pub(crate) format: F,
 }
 
@@ -109,6 +113,8 @@ pub struct Inspected {
     pub hive: bool,
     /// How many bytes of the listed path the column leaves out.
     pub(crate) prefix: usize,
+    /// The objects that were listed, where they are not local files.
+    pub(crate) objects: Option<Objects>,
 }
 
 impl Inspected {
@@ -119,15 +125,30 @@ impl Inspected {
 }
 
 impl<F: Choose> FileSource<F> {
-    /// Lists the files and says what they are and why; reads none of them.
+    /// Lists the files and says what they are and why; reads none of them. Object stores named by a URL are opened by a run, so
+    /// that only those of [`store`](Self::store) are listed here.
     ///
     /// # Errors
     /// As [`Source::resolve`].
     pub async fn inspect(&self) -> Result<Inspected> {
-        self.inspect_with(|| Ok(())).await
+        self.inspect_with(None, || Ok(())).await
     }
 
-    pub(crate) async fn inspect_with(&self, check: impl Fn() -> Result<()> + Send + 'static) -> Result<Inspected> {
+    pub(crate) async fn inspect_with(
+        &self,
+        tables: Option<&dyn TableOpener>,
+        check: impl Fn() -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Inspected> {
+        let root_is_url = self.root.as_deref().is_some_and(is_url);
+        if self.store.store.is_some() || root_is_url || self.location.has_url() {
+            let markers = self.format.markers();
+            let root = self.root.as_deref().map(|root| Place::parse(root, None)).transpose()?;
+            let (choice, root) = (&self.store, root.as_ref());
+            let walk = StoreWalk { tables, choice, root, markers: &markers, check: &check };
+            let (listing, objects) = walk.list(&self.location).await?;
+            let inspected = self.judge(listing, |folder, inferred| prefix_in_store(folder, root, inferred))?;
+            return Ok(Inspected { objects: Some(objects), ..inspected });
+        }
         let source = self.clone();
         tokio::task::spawn_blocking(move || source.inspect_blocking(&check))
             .await
@@ -135,13 +156,17 @@ impl<F: Choose> FileSource<F> {
     }
 
     fn inspect_blocking(&self, check: &dyn Fn() -> Result<()>) -> Result<Inspected> {
-        let relative_to = self.options.filename_relative_to.as_deref();
         let mut location = self.location.resolve(self.root.as_deref())?;
-        if relative_to.is_some() {
+        if self.options.filename_relative_to.is_some() {
             location = location.absolute()?;
         }
         let markers = self.format.markers();
         let listing = Walk { markers: &markers, root: self.root.as_deref(), check }.list(&location)?;
+        self.judge(listing, prefix_of)
+    }
+
+    /// What a listing is, and what its columns are.
+    fn judge(&self, listing: Listing, prefix: impl Fn(&Path, &Inferred) -> Result<usize>) -> Result<Inspected> {
         let inferred = self.format.choose(&listing)?;
         tracing::debug!(location = %listing.location, format = inferred.format, why = inferred.why, "source inferred");
         let is_table = inferred.files.is_empty();
@@ -160,12 +185,12 @@ impl<F: Choose> FileSource<F> {
             FilenameColumn::Named(name) => Some(name.clone()),
             FilenameColumn::Off => None,
         };
-        let prefix = match relative_to {
-            Some(folder) => prefix_of(folder, &inferred)?,
+        let prefix = match self.options.filename_relative_to.as_deref() {
+            Some(folder) => prefix(folder, &inferred)?,
             None => 0,
         };
         let hive = self.hive_columns(&listing, &inferred)?;
-        Ok(Inspected { listing, inferred, filename, hive, prefix })
+        Ok(Inspected { listing, inferred, filename, hive, prefix, objects: None })
     }
 
     fn hive_columns(&self, listing: &Listing, inferred: &Inferred) -> Result<bool> {
@@ -205,19 +230,50 @@ impl<F: Choose> FileSource<F> {
         no_rows: bool,
     ) -> Result<Resolved> {
         let format = self.format.format(&inspected.inferred.format)?;
-        let files = &inspected.inferred.files;
+        let mut files = Cow::Borrowed(inspected.inferred.files.as_slice());
+        let mut remote = None;
+        if let Some(objects) = &inspected.objects {
+            let mut opened = String::new();
+            if !files.is_empty() && !format.decodes_itself() {
+                let Some(engine) = cx.engine else {
+                    return Err(Error::unsupported("files of an object store are read within a run, by its engine"));
+                };
+                opened = engine.open_files(objects.files(files.iter().map(|f| f.path.as_str()))?).await?;
+                for file in files.to_mut() {
+                    file.path.insert_str(0, &opened);
+                }
+            }
+            remote = Some(Remote { objects, opened });
+        }
+        let shown = inspected.prefix + remote.as_ref().map_or(0, |r| r.opened.len());
         let first = files.first().map_or("", |f| f.path.as_str());
+        let filename_prefix = first.get(..shown).map_or(0, |p| p.chars().count());
         let scan = Scan {
             location: &inspected.listing.location,
-            files,
+            files: &files,
             options: &self.options,
             hive: inspected.hive,
             filename: inspected.filename.clone(),
-            filename_prefix: first.get(..inspected.prefix).map_or(0, |p| p.chars().count()),
+            filename_prefix,
             no_rows,
             cx,
+            remote,
         };
         format.relation(&scan).await
+    }
+}
+
+/// The same for files of a store, whose names begin as the location does.
+fn prefix_in_store(folder: &Path, root: Option<&Place>, inferred: &Inferred) -> Result<usize> {
+    let folder = Place::parse(folder, root)?.to_string();
+    let base = if folder.is_empty() { folder } else { format!("{}/", folder.trim_end_matches('/')) };
+    match inferred.files.iter().find(|f| !f.path.starts_with(&base)) {
+        Some(outside) => Err(Error::invalid(format!(
+            "{} is not below {base}, which file names shall be relative to: name a folder above all files, as a URL if they \
+             have one",
+            outside.path
+        ))),
+        None => Ok(base.len()),
     }
 }
 
@@ -250,7 +306,7 @@ impl<F: Choose> Source for FileSource<F> {
 
     async fn resolve(&self, cx: &SourceContext<'_>) -> Result<Resolved> {
         let run = cx.run.clone();
-        let inspected = self.inspect_with(move || run.check()).await?;
+        let inspected = self.inspect_with(cx.tables, move || run.check()).await?;
         cx.run.check()?;
         self.relation(cx, &inspected, false).await
     }

@@ -17,7 +17,7 @@ use crate::model::Model;
 use crate::pins;
 use crate::report::{FailedWindow, PhaseTime, Report};
 use crate::session::this;
-use crate::tables::DeltaTables;
+use crate::tables::Places;
 
 /// Runs a model: once, or once for each of the runs that its strategy stands for.
 pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
@@ -291,7 +291,8 @@ async fn register_sources(
 ) -> Result<Sources> {
     let mut found = Sources::default();
     let target = Target::new(store.location(), at, model.table.full_refresh);
-    let seen = SourceContext::new(cx).with_engine(engine).with_target(target).with_tables(&DeltaTables);
+    let places = Places(model.session.clone());
+    let seen = SourceContext::new(cx).with_engine(engine).with_target(target).with_tables(&places);
     for (alias, source) in &model.sources {
         let resolved = source.resolve(&seen).await.map_err(|e| e.or_table(format!("source {alias}")))?;
         engine.register(&RelationName::bare(alias)?, resolved.relation).await?;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use duckrun_core::duckdb::{Connection, DuckDb};
 use duckrun_core::maintenance::MaintenanceOptions;
 use duckrun_core::{
-    At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, Query, RelationName, Result, RunContext,
-    Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
+    At, BatchStream, Clock, Engine, EngineSession, Error, ErrorKind, Executor, OpenedStore, Query, RelationName,
+    Result, RunContext, Snapshot, Source, SourceContext, StorageOptions, SystemClock, TableName, TableStore, Value,
 };
 use duckrun_delta::{DeltaRsExecutor, DeltaStore, FirstThatAccepts, Location, SqlExecutor, StoreRoot, WriterLock};
 use duckrun_maintenance::MaintenancePolicy;
@@ -26,13 +26,13 @@ use crate::maintain::Upkeep;
 use crate::model::Model;
 use crate::pins;
 use crate::table::Table;
-use crate::tables::DeltaTables;
+use crate::tables::Places;
 
 /// Where the tables of a session are: `<root>/<schema>/<table>`.
 #[derive(Clone)]
 enum Root {
     Local(PathBuf),
-    Store { url: Url, store: Arc<dyn ObjectStore>, prefix: Path },
+    Store { url: Url, store: Arc<dyn ObjectStore>, prefix: Path, opened: Option<Box<StoreRoot>> },
 }
 
 /// A root of Delta tables, opened for reading or writing. Cheap to clone; runs of one session may run at the same time.
@@ -52,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) upkeep: Upkeep,
     writer_lock: Option<Arc<dyn WriterLock>>,
+    storage_options: StorageOptions,
 }
 
 impl Session {
@@ -63,7 +64,7 @@ impl Session {
 
     /// Opens a root in a store that the caller made. `url` names the root in messages, `prefix` is its path in the store.
     pub fn open_in(url: Url, store: Arc<dyn ObjectStore>, prefix: impl Into<Path>) -> SessionBuilder {
-        SessionBuilder::new(Root::Store { url, store, prefix: prefix.into() })
+        SessionBuilder::new(Root::Store { url, store, prefix: prefix.into(), opened: None })
     }
 
     /// Opens a root named by a URL, with the options of its store: `s3://`, `az://`, `abfss://`, `gs://` with the cargo
@@ -82,7 +83,8 @@ impl Session {
 
     /// Opens a root in a store that was opened by its URL, for example with a provider of tokens.
     pub fn open_root(root: &StoreRoot) -> SessionBuilder {
-        Self::open_in(root.url().clone(), root.store().clone(), root.prefix().clone())
+        let (url, store, prefix) = (root.url().clone(), root.store().clone(), root.prefix().clone());
+        SessionBuilder::new(Root::Store { url, store, prefix, opened: Some(Box::new(root.clone())) })
     }
 
     /// A model: the SQL, sources and strategy of the table `schema.table`. The name is checked when the model runs.
@@ -102,7 +104,7 @@ impl Session {
     pub(crate) fn table_at(&self, name: &TableName) -> Result<DeltaStore> {
         let location = match &self.inner.root {
             Root::Local(root) => Location::local(root.join(name.schema()).join(name.table()))?,
-            Root::Store { url, store, prefix } => {
+            Root::Store { url, store, prefix, .. } => {
                 let mut url = url.clone();
                 url.path_segments_mut()
                     .map_err(|()| Error::invalid("the root's URL must have a path"))?
@@ -150,6 +152,21 @@ impl Session {
         }
     }
 
+    /// The store of a URL: the root's own where the URL is in it, otherwise one with the session's credentials and these
+    /// options.
+    pub(crate) fn open_store(&self, url: &Url, options: &StorageOptions) -> Result<OpenedStore> {
+        let own = options.expose().next().is_none();
+        let opened = |root: StoreRoot| OpenedStore { store: root.store().clone(), path: root.prefix().clone() };
+        match &self.inner.root {
+            Root::Store { opened: Some(root), .. } => Ok(opened(root.sibling(url.as_str(), options)?)),
+            Root::Store { url: root, store, prefix, opened: None } if own => match inside(url, root, prefix) {
+                Some(path) => Ok(OpenedStore { store: store.clone(), path }),
+                None => StoreRoot::open(url.as_str(), &self.inner.storage_options).map(opened),
+            },
+            _ => StoreRoot::open(url.as_str(), &self.inner.storage_options.clone().merge(options)).map(opened),
+        }
+    }
+
     /// A context for a job: memory detected, planned, leased, with a place to spill.
     pub(crate) async fn context(&self, name: &str, job: Job) -> Result<(RunContext, Lease)> {
         let inner = &self.inner;
@@ -176,12 +193,31 @@ impl fmt::Debug for Session {
     }
 }
 
+/// The path of a URL in the store whose folder `prefix` another URL names; `None` where it is not in that store.
+fn inside(url: &Url, root: &Url, prefix: &Path) -> Option<Path> {
+    let authority = |url: &Url| (url.scheme().to_owned(), url.authority().to_owned());
+    if authority(url) != authority(root) {
+        return None;
+    }
+    let (path, root) = (Path::from_url_path(url.path()).ok()?, Path::from_url_path(root.path()).ok()?);
+    let parts = |path: &Path| -> Vec<String> { path.parts().map(|p| p.as_ref().to_owned()).collect() };
+    let (path, root, prefix) = (parts(&path), parts(&root), parts(prefix));
+    // Where the root's URL ends as its prefix does, what is before both is the store's own place; otherwise only what is
+    // below the root is known to be in it.
+    let place = match root.strip_suffix(prefix.as_slice()) {
+        Some(before) => path.strip_prefix(before)?.to_vec(),
+        None => [prefix.as_slice(), path.strip_prefix(root.as_slice())?].concat(),
+    };
+    Path::parse(place.join("/")).ok()
+}
+
 /// Builds a [`Session`]; awaiting it opens the root.
 #[must_use = "a session is opened by awaiting its builder"]
 pub struct SessionBuilder {
     root: Root,
     writable: bool,
-    engine: Arc<dyn Engine>,
+    engine: Option<Arc<dyn Engine>>,
+    extensions: bool,
     executor: Arc<dyn Executor>,
     memory: MemorySettings,
     probe: Arc<dyn MemoryProbe>,
@@ -189,6 +225,7 @@ pub struct SessionBuilder {
     clock: Arc<dyn Clock>,
     upkeep: Upkeep,
     writer_lock: Option<Arc<dyn WriterLock>>,
+    storage_options: StorageOptions,
 }
 
 impl SessionBuilder {
@@ -196,7 +233,8 @@ impl SessionBuilder {
         Self {
             root,
             writable: false,
-            engine: Arc::new(DuckDb::in_memory()),
+            engine: None,
+            extensions: false,
             executor: Arc::new(FirstThatAccepts::new(vec![
                 Arc::new(SqlExecutor),
                 Arc::new(DeltaRsExecutor::default()),
@@ -207,6 +245,7 @@ impl SessionBuilder {
             clock: Arc::new(SystemClock),
             upkeep: Upkeep::default(),
             writer_lock: None,
+            storage_options: StorageOptions::default(),
         }
     }
 
@@ -218,8 +257,35 @@ impl SessionBuilder {
 
     /// Another engine than an in-memory DuckDB for every run.
     pub fn engine(mut self, engine: Arc<dyn Engine>) -> Self {
-        self.engine = engine;
+        self.engine = Some(engine);
         self
+    }
+
+    /// Loads DuckDB's own extensions for the stores of the session and gives them secrets of its storage options, so that
+    /// SQL can name remote files by itself (`read_parquet('s3://...')`). Off by default: nothing of duckrun needs them, and
+    /// a run is refused where they are not installed. For an engine of one's own see [`DuckDb::with_store_secret`].
+    pub fn use_duckdb_extensions(mut self, on: bool) -> Self {
+        self.extensions = on;
+        self
+    }
+
+    /// The engine: what was set, or a DuckDB for every run.
+    fn chosen_engine(&self) -> Result<Arc<dyn Engine>> {
+        match (&self.engine, &self.root) {
+            (Some(engine), _) if !self.extensions => Ok(engine.clone()),
+            (None, _) if !self.extensions => Ok(Arc::new(DuckDb::in_memory())),
+            (Some(_), _) => Err(Error::invalid(
+                "use_duckdb_extensions is for the session's own DuckDB, and an engine or connection was set: make the secrets there",
+            )),
+            (None, Root::Store { opened: Some(root), .. }) => {
+                let engine = DuckDb::in_memory().with_store_secret(root.url().as_str(), root.options().clone());
+                Ok(Arc::new(engine))
+            }
+            (None, _) => Err(Error::invalid(
+                "use_duckdb_extensions makes secrets of the options of the root's URL, and the root was not opened by a URL of an object \
+                 store: set an engine with DuckDb::with_store_secret",
+            )),
+        }
     }
 
     /// A DuckDB connection of the caller's: its tables are visible to the SQL of every run. See [`DuckDb::with_connection`].
@@ -277,6 +343,13 @@ impl SessionBuilder {
         self
     }
 
+    /// Options of the stores that sources name by URL (`Csv::glob("s3://landing/*.csv")`), for a session whose root is a
+    /// local folder or a store that the caller made. A root that was opened by its URL brings its own.
+    pub fn storage_options(mut self, options: StorageOptions) -> Self {
+        self.storage_options = options;
+        self
+    }
+
     /// Puts every commit under a lock, for a store without conditional puts (which is refused for writing otherwise). See
     /// [`WriterLock`] for what a lock cannot promise.
     pub fn writer_lock(mut self, lock: Arc<dyn WriterLock>) -> Self {
@@ -286,6 +359,7 @@ impl SessionBuilder {
 
     async fn build(self) -> Result<Session> {
         self.memory.validate()?;
+        let engine = self.chosen_engine()?;
         if let Root::Local(root) = &self.root {
             let (root, create) = (root.clone(), self.writable);
             let opened = tokio::task::spawn_blocking(move || {
@@ -307,7 +381,7 @@ impl SessionBuilder {
             inner: Arc::new(Inner {
                 root: self.root,
                 writable: self.writable,
-                engine: self.engine,
+                engine,
                 executor: self.executor,
                 memory: self.memory,
                 probe: self.probe,
@@ -315,6 +389,7 @@ impl SessionBuilder {
                 clock: self.clock,
                 upkeep: self.upkeep,
                 writer_lock: self.writer_lock,
+                storage_options: self.storage_options,
             }),
         })
     }
@@ -382,7 +457,8 @@ impl Reader {
         for (name, at) in &self.pinned {
             requested.push((name.parse::<TableName>()?, *at));
         }
-        let seen = SourceContext::new(&cx).with_engine(engine.as_ref()).with_tables(&DeltaTables);
+        let places = Places(self.session.clone());
+        let seen = SourceContext::new(&cx).with_engine(engine.as_ref()).with_tables(&places);
         for (alias, source) in &self.sources {
             let resolved = source.resolve(&seen).await.map_err(|e| e.or_table(format!("source {alias}")))?;
             engine.register(&RelationName::bare(alias)?, resolved.relation).await?;

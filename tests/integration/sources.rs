@@ -5,6 +5,7 @@ mod changes;
 mod formats;
 mod iceberg;
 mod new_files;
+mod remote;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -173,3 +173,24 @@ async fn readers_side_by_side() {
         assert_eq!(done.unwrap(), ["20000"]);
     }
 }
+
+/// DuckDB's own extensions are used where they are asked for and installed; here they are not, and the refusal says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn duckdb_s_extensions_are_asked_for_by_name() {
+    let options = duckrun::StorageOptions::default()
+        .with("aws_region", "nowhere")
+        .with("aws_access_key_id", "canary")
+        .with("aws_secret_access_key", "canary");
+    let open = || Session::open_url("s3://bucket/lake", &options).unwrap().use_duckdb_extensions(true);
+    let session = open().await.unwrap();
+    let error = session.sql("select 1").collect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("extension httpfs was asked for and is not installed"), "{error}");
+    assert!(!format!("{error:?} {session:?}").contains("canary"));
+    let connection = duckrun::duckdb::Connection::open_in_memory().unwrap();
+    let error = open().connection(connection).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let error = Session::open(folder.path()).use_duckdb_extensions(true).await.unwrap_err();
+    assert!(error.message().contains("with_store_secret"), "{error}");
+}

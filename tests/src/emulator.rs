@@ -145,6 +145,103 @@ impl Drop for Emulator {
     }
 }
 
+/// A proxy before Azurite that wants bearer tokens: each is good for a number of requests, and answered with 401 after them. It
+/// ends when this is dropped.
+#[derive(Debug)]
+pub struct BearerProxy {
+    process: Child,
+    port: u16,
+    counts: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl BearerProxy {
+    /// Starts it on a free port.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub async fn start(emulator: &Emulator, good_for: u64) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let (port, counts) = (free_port().map_err(|e| e.to_string())?, folder.path().join("counts"));
+        let mut command = Command::new("node");
+        let arguments = [port.to_string(), emulator.port.to_string(), good_for.to_string()];
+        command.args(["-e", BEARER_PROXY]).args(arguments).args([ACCOUNT, KEY]).arg(&counts);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().map_err(|e| format!("{command:?}: {e}"))?;
+        let mut proxy = Self { process, port, counts, _folder: folder };
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if started.elapsed() > STARTS_WITHIN || !matches!(proxy.process.try_wait(), Ok(None)) {
+                return Err("the proxy does not answer".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(proxy)
+    }
+
+    /// The options that reach the emulator through it, without a credential.
+    pub fn options(&self) -> StorageOptions {
+        StorageOptions::default()
+            .with("allow_http", "true")
+            .with("azure_storage_endpoint", format!("http://127.0.0.1:{}/{ACCOUNT}", self.port))
+            .with("azure_storage_account_name", ACCOUNT)
+    }
+
+    /// Requests that it has answered with 401.
+    pub fn refused(&self) -> u64 {
+        self.count(0)
+    }
+
+    /// Requests that it has handed on.
+    pub fn served(&self) -> u64 {
+        self.count(1)
+    }
+
+    fn count(&self, nth: usize) -> u64 {
+        let text = fs::read_to_string(&self.counts).unwrap_or_default();
+        text.split_whitespace().nth(nth).and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for BearerProxy {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// "Create an account SAS" of Azure Storage takes the place of the token, which Azurite knows nothing of over HTTP.
+const BEARER_PROXY: &str = r#"
+const [port, to, goodFor, account, key, counts] = process.argv.slice(1);
+const http = require('http'), crypto = require('crypto'), fs = require('fs');
+const q = { sv: '2021-08-06', ss: 'b', srt: 'sco', sp: 'rwdlacxfti', st: '', se: '2199-01-01T00:00:00Z', sip: '', spr: 'https,http' };
+const text = [account, q.sp, q.ss, q.srt, q.st, q.se, q.sip, q.spr, q.sv, '', ''].join('\n');
+const sig = crypto.createHmac('sha256', Buffer.from(key, 'base64')).update(text, 'utf8').digest('base64');
+const sas = ['sv', 'ss', 'srt', 'sp', 'se', 'spr'].map(k => `${k}=${encodeURIComponent(q[k])}`).join('&') + `&sig=${encodeURIComponent(sig)}`;
+const used = new Map();
+let refused = 0, served = 0;
+const count = () => fs.writeFileSync(counts, `${refused} ${served}`);
+http.createServer((request, answer) => {
+    const token = (request.headers.authorization || '').match(/^Bearer (.+)$/);
+    const times = token ? (used.get(token[1]) || 0) : Infinity;
+    if (times >= Number(goodFor)) {
+        refused++; count(); request.resume();
+        request.on('end', () => { answer.writeHead(401, { 'x-ms-error-code': 'InvalidAuthenticationInfo' }); answer.end(); });
+        return;
+    }
+    used.set(token[1], times + 1); served++; count();
+    const headers = { ...request.headers, host: `127.0.0.1:${to}` };
+    delete headers.authorization;
+    const path = request.url + (request.url.includes('?') ? '&' : '?') + sas;
+    const on = http.request({ host: '127.0.0.1', port: to, method: request.method, path, headers }, got => {
+        answer.writeHead(got.statusCode, got.headers); got.pipe(answer);
+    });
+    on.on('error', () => answer.destroy());
+    request.pipe(on);
+}).listen(port, '127.0.0.1');
+"#;
+
 /// "Authorize with Shared Key" of the Blob service, for the one request that object_store does not make.
 const MAKE_CONTAINER: &str = r#"
 const [port, account, key, name] = process.argv.slice(1);

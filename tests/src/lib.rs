@@ -34,7 +34,7 @@ mod tally;
 pub mod work;
 
 pub use counting::{CountingStore, Requests};
-pub use emulator::{Emulated, Emulator};
+pub use emulator::{BearerProxy, Emulated, Emulator};
 pub use faulty::{Fault, FaultyStore, Operation};
 #[cfg(target_os = "linux")]
 pub use group::MemoryGroup;

@@ -1,5 +1,6 @@
 //! DuckDB's failures as our errors: the class that DuckDB prints decides the kind.
 
+use super::remote::plain_names;
 use crate::types::LOSS;
 use crate::{Error, ErrorKind};
 
@@ -27,7 +28,8 @@ pub(super) fn failure(e: duckdb::Error, doing: &str) -> Error {
         duckdb::Error::DuckDBFailure(_, Some(message)) => message.clone(),
         other => other.to_string(),
     };
-    Error::new(kind_of(&text), format!("DuckDB failed to {doing}: {}", text.trim())).with_source(e)
+    let plain = plain_names(text.trim());
+    Error::new(kind_of(&text), format!("DuckDB failed to {doing}: {plain}")).with_source(e)
 }
 
 /// The kind for a message of DuckDB, which starts with the class of the failure.

@@ -16,6 +16,7 @@ mod relation;
 #[cfg_attr(not(feature = "bundled"), allow(dead_code))] // nothing calls it then
 mod remote;
 mod running;
+mod secrets;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,10 @@ use async_trait::async_trait;
 
 pub use ::duckdb::Connection;
 
+pub use self::secrets::{CreateSecret, create_secret};
+
 use self::session::DuckSession;
-use crate::{Capabilities, Engine, EngineSession, Error, Result, RunContext};
+use crate::{Capabilities, Engine, EngineSession, Error, Result, RunContext, StorageOptions};
 
 /// DuckDB as an [`Engine`].
 ///
@@ -42,18 +45,20 @@ pub struct DuckDb {
     connection: Option<Arc<Mutex<Connection>>>,
     settings: BTreeMap<String, String>,
     extensions: bool,
+    secrets: Vec<(String, StorageOptions)>,
 }
 
 impl DuckDb {
     /// An in-memory DuckDB of its own for every run.
     pub fn in_memory() -> Self {
-        Self { connection: None, settings: BTreeMap::new(), extensions: false }
+        Self { connection: None, settings: BTreeMap::new(), extensions: false, secrets: Vec::new() }
     }
 
     /// Runs on a clone of a connection that the caller made. Its tables and views are visible to SQL behind the run's own.
     ///
     /// Memory limit, threads and spill directory belong to the whole database, so they stay as the caller set them; the
-    /// report shows them as they are.
+    /// report shows them as they are. Such a database has no file system of ours: files of object stores are fetched whole
+    /// into the run's spill folder before they are read.
     pub fn with_connection(connection: Connection) -> Self {
         Self { connection: Some(Arc::new(Mutex::new(connection))), ..Self::in_memory() }
     }
@@ -62,6 +67,15 @@ impl DuckDb {
     #[must_use]
     pub fn with_setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// Loads DuckDB's own extension for the store of a URL, and gives it a secret of these options, so that SQL can name
+    /// remote files by itself (`read_parquet('s3://...')`). A run fails where the extension is not installed. Not for a
+    /// connection of the caller's, whose secrets are the caller's too. See [`create_secret`].
+    #[must_use]
+    pub fn with_store_secret(mut self, url: impl Into<String>, options: StorageOptions) -> Self {
+        self.secrets.push((url.into(), options));
         self
     }
 
@@ -97,7 +111,7 @@ impl Engine for DuckDb {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("duckdb").with_spills(true).with_variables(true)
+        Capabilities::new("duckdb").with_spills(true).with_variables(true).with_remote_files(true)
     }
 
     async fn open(&self, cx: &RunContext) -> Result<Box<dyn EngineSession>> {
@@ -105,7 +119,16 @@ impl Engine for DuckDb {
         let (this, cx) = (self.clone(), cx.clone());
         let open = move || -> Result<DuckSession> {
             match &this.connection {
-                None => DuckSession::own(&cx, &this.settings, this.extensions),
+                None => {
+                    let mut secrets = Vec::with_capacity(this.secrets.len());
+                    for (i, (url, options)) in this.secrets.iter().enumerate() {
+                        secrets.push(create_secret(&format!("duckrun_{i}"), url, options)?);
+                    }
+                    DuckSession::own(&cx, &this.settings, this.extensions, &secrets)
+                }
+                Some(_) if !this.secrets.is_empty() => Err(Error::invalid(
+                    "secrets for DuckDB's extensions are not made on a connection of the caller's: make them there",
+                )),
                 Some(shared) => {
                     let connection = shared.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
                     DuckSession::attached(&cx, connection, &this.settings)

@@ -121,11 +121,7 @@ fn create_deleted(conn: &Connection, table: &str, set: &FileSet) -> Result<()> {
 fn names(set: &FileSet, remote: Option<&RemoteFiles>) -> Result<Vec<String>> {
     if let Some(store) = &set.store {
         let Some(remote) = remote else {
-            return Err(Error::unsupported(
-                "tables of object stores are read by a DuckDB of duckrun's own only: not through a connection of the \
-                 caller's, whose database has no file system of ours, and not without the cargo feature bundled, whose \
-                 headers that file system is compiled against",
-            ));
+            return Err(Error::internal("files of an object store were not laid by"));
         };
         return remote.register(set, store);
     }

@@ -15,13 +15,14 @@ use tokio::sync::mpsc;
 use super::bridge::{self, Database};
 use super::failure::failure;
 use super::literal::{literal, parameter};
-use super::remote::RemoteFiles;
+use super::remote::{self, Laid, RemoteFiles};
 use super::running::{CancelOnDrop, Running, Ticket};
+use super::secrets::{self, CreateSecret};
 use super::{references, relation};
 use crate::types::{self, BatchCheck, DuckType};
 use crate::{
     BatchStream, EngineSession, EngineSettings, Error, Phase, Progress, Query, Relation, RelationName, Result,
-    RunContext, TableReference, Value, quote_ident, quote_literal,
+    RunContext, StoreFiles, TableReference, Value, quote_ident, quote_literal,
 };
 
 /// Batches between DuckDB's thread and the consumer, beside DuckDB's own buffer of 10 MiB.
@@ -50,13 +51,20 @@ pub(super) struct DuckSession {
     attached: bool,
     /// What its readers can open of object stores; a caller's database has no file system of ours.
     remote: Option<Arc<RemoteFiles>>,
+    /// What was laid by for one that has none.
+    laid: Laid,
     serial: AtomicU64,
     cx: RunContext,
 }
 
 impl DuckSession {
     /// A DuckDB of the run's own.
-    pub(super) fn own(cx: &RunContext, settings: &BTreeMap<String, String>, extensions: bool) -> Result<Self> {
+    pub(super) fn own(
+        cx: &RunContext,
+        settings: &BTreeMap<String, String>,
+        extensions: bool,
+        wanted: &[CreateSecret],
+    ) -> Result<Self> {
         let plan = cx.memory();
         let fail = |e| failure(e, "start");
         let on = if extensions { "true" } else { "false" };
@@ -82,6 +90,7 @@ impl DuckSession {
             .map_err(|e| Error::internal("a session is opened outside of an async runtime").with_source(e))?;
         let remote = RemoteFiles::new(runtime, cx.cancellation().clone());
         let conn = Database::open(&all, &remote).map_err(fail)?;
+        wanted.iter().try_for_each(|secret| secrets::create(&conn, secret))?;
         let catalog = conn.query_row("SELECT current_database()", [], |row| row.get(0)).map_err(fail)?;
         let mut session = Self::new(conn, catalog, false, cx);
         remote.watch(session.running.clone());
@@ -120,6 +129,7 @@ impl DuckSession {
             catalog,
             attached,
             remote: None,
+            laid: Laid::default(),
             serial: AtomicU64::new(0),
             cx: cx.clone(),
         }
@@ -387,6 +397,12 @@ impl EngineSession for DuckSession {
             }
             Relation::Files(set) => {
                 let remote = self.remote.clone();
+                let set = match &remote {
+                    Some(_) => set,
+                    None => {
+                        remote::lay_by(&self.cx, &self.laid, set).await.map_err(|e| e.or_table(name.to_string()))?
+                    }
+                };
                 self.with(move |conn| {
                     prepare(conn)?;
                     relation::create_view(conn, &catalog, &sql_name, &set, serial, remote.as_deref())
@@ -399,6 +415,14 @@ impl EngineSession for DuckSession {
             }
         };
         result.map_err(|e| e.or_table(name.to_string()))
+    }
+
+    async fn open_files(&self, files: StoreFiles) -> Result<String> {
+        self.cx.check()?;
+        match &self.remote {
+            Some(remote) => Ok(remote.open_files(files)),
+            None => remote::lay_by_files(&self.cx, &self.laid, files).await,
+        }
     }
 
     async fn set_variable(&self, name: &str, value: &Value) -> Result<()> {

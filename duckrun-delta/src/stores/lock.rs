@@ -296,4 +296,27 @@ mod tests {
         let waited = started.elapsed();
         assert!(waited >= Duration::from_millis(590) && waited < Duration::from_secs(3), "{waited:?}");
     }
+
+    /// A holder that sleeps past its expiry (a laptop that was closed, a stopped container) knows that it holds nothing any
+    /// more, and its release takes nothing from whoever took over.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_holder_that_was_paused_holds_nothing() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let (lock, path) = (lock(&store, 300), Path::from("locks/a.t.lease"));
+        let since = Instant::now();
+        let version = lock.put(&path, "paused", PutMode::Create).await.unwrap();
+        let paused = Box::new(Lease::keep(lock.clone(), path.clone(), "paused".to_owned(), version, since));
+        assert!(paused.is_held());
+        paused.heart.abort();
+        let next = lock.acquire("a.t").await.unwrap();
+        assert_eq!(lock.path("a.t"), path);
+        assert!(since.elapsed() >= Duration::from_millis(300));
+        assert!(!paused.is_held() && next.is_held());
+        paused.release().await;
+        assert!(next.is_held());
+        let impatient = lock.clone().with_patience(Duration::from_millis(500));
+        assert_eq!(impatient.acquire("a.t").await.unwrap_err().kind(), ErrorKind::Unavailable);
+        next.release().await;
+        impatient.acquire("a.t").await.unwrap().release().await;
+    }
 }

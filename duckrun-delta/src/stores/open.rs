@@ -26,6 +26,8 @@ pub struct StoreRoot {
     url: Url,
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    options: StorageOptions,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl StoreRoot {
@@ -71,11 +73,33 @@ impl StoreRoot {
             }
             _ => return Err(bad()),
         };
-        let store = match tokens {
-            Some(tokens) => Arc::new(Steady::new(store).with_tokens(tokens)),
-            None => store,
-        };
-        Ok(Self { url: parsed, store, prefix })
+        let store = Arc::new(Steady::around(store, tokens.clone()));
+        Ok(Self { url: parsed, store, prefix, options: options.clone(), tokens })
+    }
+
+    /// Another folder with the same credentials: of this store, or of another bucket or container. Options are added to those
+    /// that this one was opened with; with options of its own it is another client, which takes no tokens of this one's
+    /// provider where it has a bearer token of its own.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn sibling(&self, url: &str, options: &StorageOptions) -> Result<Self> {
+        let parsed = Url::parse(url).map_err(|_| Error::invalid("the location is not a URL"))?;
+        if options.expose().next().is_none()
+            && let (Some((own, _)), Some((theirs, prefix))) = (bucket(&self.url), bucket(&parsed))
+            && own == theirs
+        {
+            return Ok(Self { url: parsed, prefix, ..self.clone() });
+        }
+        let same_kind = ObjectStoreScheme::parse(&parsed).ok().map(|(scheme, _)| scheme)
+            == ObjectStoreScheme::parse(&self.url).ok().map(|(scheme, _)| scheme);
+        let tokens = self.tokens.clone().filter(|_| same_kind && !has_bearer(options));
+        Self::build(url, &self.options.clone().merge(options), tokens)
+    }
+
+    /// The options that it was opened with.
+    pub fn options(&self) -> &StorageOptions {
+        &self.options
     }
 
     /// The URL, as it was given.
@@ -101,6 +125,22 @@ impl fmt::Debug for StoreRoot {
     }
 }
 
+/// What tells two buckets or containers apart, and the path in it: scheme and authority, and the container where it is the first
+/// part of the path.
+fn bucket(url: &Url) -> Option<((String, String, String), Path)> {
+    let (_, prefix) = ObjectStoreScheme::parse(url).ok()?;
+    let whole = Path::from_url_path(url.path()).ok()?;
+    let container = whole.as_ref().strip_suffix(prefix.as_ref())?.trim_matches('/').to_owned();
+    Some(((url.scheme().to_owned(), url.authority().to_owned(), container), prefix))
+}
+
+fn has_bearer(options: &StorageOptions) -> bool {
+    options.expose().any(|(key, _)| BEARER.iter().any(|name| key.eq_ignore_ascii_case(name)))
+}
+
+/// The names of a bearer token, in the order in which they are looked for.
+const BEARER: [&str; 4] = ["bearer_token", "token", "access_token", "azure_storage_token"];
+
 /// How a store's client repeats requests. A commit's put is settled by us on top of it, so a minute is enough: the credentials
 /// of a request must outlive its repeats.
 fn retry(options: &StorageOptions) -> Result<RetryConfig> {
@@ -121,7 +161,7 @@ fn retry(options: &StorageOptions) -> Result<RetryConfig> {
 /// The option's value under the first of its names.
 #[cfg(any(feature = "azure", feature = "gcs"))]
 fn bearer(options: &StorageOptions) -> Option<&str> {
-    ["bearer_token", "token", "access_token", "azure_storage_token"]
+    BEARER
         .iter()
         .find_map(|name| options.expose().find(|(key, _)| key.eq_ignore_ascii_case(name)))
         .map(|(_, value)| value)

@@ -25,32 +25,35 @@ use crate::history::LOG;
 /// How often a read that failed at once is tried, and the first pause between.
 const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Objects that are deleted at a time where a token may have to be replaced: what Azure takes in one request.
+const DELETES: usize = 256;
 /// A client with retries of its own has taken longer over them: its failure stands.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Wraps every store that is not the local disk.
 ///
 /// A body has as many bytes as its range, or ends with an error: a commit that is cut at the end of a line still parses, and
-/// `object_store::coalesce_ranges` panics on a short answer. One that breaks off is continued from there, a few times. Listings
-/// of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the store
-/// answers with 401 is made once more with a fresh token. Reads that fail at once for a reason that may pass are repeated,
-/// for stores whose clients do not; writes are not: whether they took effect is settled where that is known.
+/// `object_store::coalesce_ranges` panics on a short answer. One that breaks off is continued from there, a few times.
+/// Listings of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the
+/// store answers with 401 is made once more with a fresh token. Reads that fail at once for a reason that may pass are
+/// repeated, for stores whose clients do not; writes are not: whether they took effect is settled where that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Steady {
     inner: Arc<dyn ObjectStore>,
     tokens: Option<Arc<Tokens>>,
+    tries: u32,
     clock: Arc<dyn Clock>,
 }
 
 impl Steady {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, tokens: None, clock: Arc::new(SystemClock) }
+        Self { inner, tokens: None, tries: TRIES, clock: Arc::new(SystemClock) }
     }
 
-    /// Replaces tokens that the store refuses. The rest is left to the wrapper of each table.
-    pub(crate) fn with_tokens(mut self, tokens: Arc<Tokens>) -> Self {
-        self.tokens = Some(tokens);
-        self
+    /// A store whose client repeats requests by itself: only tokens that it refuses are replaced, and refusals told from
+    /// failures.
+    pub(crate) fn around(client: Arc<dyn ObjectStore>, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { inner: client, tokens, tries: 1, clock: Arc::new(SystemClock) }
     }
 
     /// Waits by another clock.
@@ -61,12 +64,12 @@ impl Steady {
 
     /// Makes a request, and once more with a fresh token where it was refused for want of one.
     async fn authorised<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
-        let Some(tokens) = &self.tokens else { return request().await };
+        let Some(tokens) = &self.tokens else { return request().await.map_err(refusal) };
         let generation = tokens.generation();
-        match request().await {
+        match request().await.map_err(refusal) {
             Err(Error::Unauthenticated { .. }) => {
                 tokens.refused(generation.max(1)).await;
-                request().await
+                request().await.map_err(refusal)
             }
             done => done,
         }
@@ -74,7 +77,7 @@ impl Steady {
 
     /// Makes a request without effect until it succeeds, fails for good, or has failed often enough.
     async fn read<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
-        let tries = if self.tokens.is_some() { 1 } else { TRIES };
+        let tries = self.tries;
         let (mut pause, mut attempt) = (FIRST_PAUSE, 1);
         loop {
             let started = Instant::now();
@@ -85,6 +88,30 @@ impl Steady {
             self.clock.sleep(pause).await;
             (pause, attempt) = (pause * 4, attempt + 1);
         }
+    }
+
+    /// A listing, begun once more where its first page was refused for want of a fresh token. Between pages a token is
+    /// replaced before it expires.
+    fn listing(&self, prefix: Option<&Path>, offset: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let begin = |store: &Arc<dyn ObjectStore>, prefix: Option<&Path>, offset: Option<&Path>| match offset {
+            Some(offset) => store.list_with_offset(prefix, offset).map_err(refusal).boxed(),
+            None => store.list(prefix).map_err(refusal).boxed(),
+        };
+        let Some(tokens) = self.tokens.clone() else { return begin(&self.inner, prefix, offset) };
+        let (inner, prefix, offset) = (self.inner.clone(), prefix.cloned(), offset.cloned());
+        let listed = async move {
+            let generation = tokens.generation();
+            let mut page = begin(&inner, prefix.as_ref(), offset.as_ref());
+            let first = match page.next().await {
+                Some(Err(Error::Unauthenticated { .. })) => {
+                    tokens.refused(generation.max(1)).await;
+                    return begin(&inner, prefix.as_ref(), offset.as_ref());
+                }
+                first => first,
+            };
+            futures::stream::iter(first).chain(page).boxed()
+        };
+        futures::stream::once(listed).flatten().boxed()
     }
 
     /// A listing of a log, sorted; `None` for any other folder.
@@ -143,15 +170,21 @@ impl ObjectStore for Steady {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let Some(tokens) = self.tokens.clone() else { return self.inner.delete_stream(locations) };
+        let inner = self.inner.clone();
+        let chunks = locations.ready_chunks(DELETES).then(move |chunk| {
+            let (inner, tokens) = (inner.clone(), tokens.clone());
+            async move { futures::stream::iter(delete(&inner, &tokens, chunk).await) }
+        });
+        chunks.flatten().boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.log(prefix, None).unwrap_or_else(|| self.inner.list(prefix))
+        self.log(prefix, None).unwrap_or_else(|| self.listing(prefix, None))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.log(prefix, Some(offset)).unwrap_or_else(|| self.inner.list_with_offset(prefix, offset))
+        self.log(prefix, Some(offset)).unwrap_or_else(|| self.listing(prefix, Some(offset)))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -161,6 +194,57 @@ impl ObjectStore for Steady {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.authorised(|| self.inner.copy_opts(from, to, options.clone())).await
     }
+}
+
+/// A refusal (401, 403) that a client reports as any other failure: `object_store` 0.13 does of listings and of deletes in
+/// batches. The status stands in a type of its own that is not public, so that its text is what there is to go by; an error
+/// that is taken for a refusal in error stays an error.
+fn refusal(e: Error) -> Error {
+    let Error::Generic { source, .. } = &e else { return e };
+    let mut cause: Option<&dyn std::error::Error> = Some(source.as_ref());
+    let mut status = None;
+    while let Some(e) = cause {
+        let text = e.to_string();
+        if let Some((_, rest)) = text.split_once("status code: ") {
+            status = rest.get(..3).map(str::to_owned);
+            break;
+        }
+        cause = e.source();
+    }
+    match status.as_deref() {
+        Some("401") => Error::Unauthenticated { path: String::new(), source: Box::new(e) },
+        Some("403") => Error::PermissionDenied { path: String::new(), source: Box::new(e) },
+        _ => e,
+    }
+}
+
+/// Deletes objects, and once more with a fresh token where that was what was wanting.
+async fn delete(inner: &Arc<dyn ObjectStore>, tokens: &Tokens, paths: Vec<Result<Path>>) -> Vec<Result<Path>> {
+    let (mut done, mut wanted) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
+    for path in paths {
+        match path {
+            Ok(path) => wanted.push(path),
+            Err(e) => done.push(Err(e)),
+        }
+    }
+    let ask = || {
+        let paths = futures::stream::iter(wanted.clone()).map(Ok).boxed();
+        inner.delete_stream(paths).map(|deleted| deleted.map_err(refusal)).collect::<Vec<_>>()
+    };
+    let generation = tokens.generation();
+    let mut answers = ask().await;
+    if answers.iter().any(|answer| matches!(answer, Err(Error::Unauthenticated { .. }))) {
+        tokens.refused(generation.max(1)).await;
+        answers = ask().await;
+        // Deleted the first time, one by one.
+        for (answer, path) in answers.iter_mut().zip(&wanted) {
+            if matches!(answer, Err(Error::NotFound { .. })) {
+                *answer = Ok(path.clone());
+            }
+        }
+    }
+    done.extend(answers);
+    done
 }
 
 /// The body of a read, as far as it has come.

@@ -8,8 +8,7 @@
 //! Invariant: a value either arrives exactly, or an error names its file and column.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
-use std::path::Path;
+use std::io::{self, BufReader, Read, Seek};
 use std::sync::Arc;
 
 use arrow_ipc::reader::{FileReader, StreamReader};
@@ -18,11 +17,14 @@ use duckrun_core::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOption
 use duckrun_core::arrow::compute::{CastOptions, cast_with_options};
 use duckrun_core::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use duckrun_core::arrow::error::ArrowError;
-use duckrun_core::{BatchStream, Error, ErrorKind, Relation, Resolved, Result};
+use duckrun_core::object_store::ObjectStore;
+use duckrun_core::{BatchStream, Error, ErrorKind, Relation, Resolved, Result, StoreFile};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::{Format, ListedFile, Scan, hive};
+use crate::object_reader::ObjectReader;
+use crate::{Format, Scan, hive};
 
 /// Batches between the thread that decodes and the engine.
 const CHANNEL: usize = 2;
@@ -45,21 +47,29 @@ impl Format for ArrowFormat {
         vec!["arrow", "feather"]
     }
 
+    fn decodes_itself(&self) -> bool {
+        true
+    }
+
     async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
         if let Some((column, _)) = scan.options.hive_types.first() {
             return Err(Error::unsupported(format!(
                 "the partition {column:?} of Arrow IPC files comes as text: cast it in the SQL instead of setting a type"
             )));
         }
-        let paths: Vec<String> = scan.files.iter().map(|f| f.path.clone()).collect();
+        let object =
+            |path: &str| scan.object(path).map(|(store, file)| (store.clone(), file.clone(), Handle::current()));
+        let inputs: Vec<Input> =
+            scan.files.iter().map(|f| Input { path: f.path.clone(), object: object(&f.path) }).collect();
+        let looked_at = inputs.clone();
         let wanted = self.columns.clone();
         let union = scan.options.union_by_name;
         let run = scan.cx.run.clone();
-        let columns = tokio::task::spawn_blocking(move || columns(&paths, &wanted, union, &|| run.check()))
+        let columns = tokio::task::spawn_blocking(move || columns(&looked_at, &wanted, union, &|| run.check()))
             .await
             .map_err(|e| Error::internal("reading Arrow schemas panicked").with_source(e))??;
         let plan = Plan::new(columns, scan)?;
-        let files = if scan.no_rows { Vec::new() } else { scan.files.to_vec() };
+        let files = if scan.no_rows { Vec::new() } else { inputs };
         let schema = plan.schema.clone();
         let (sender, receiver) = mpsc::channel(CHANNEL);
         tokio::task::spawn_blocking(move || {
@@ -77,23 +87,48 @@ impl Format for ArrowFormat {
     }
 }
 
+/// What is decoded: a local file, or an object of a store.
+#[derive(Clone)]
+struct Input {
+    path: String,
+    object: Option<(Arc<dyn ObjectStore>, StoreFile, Handle)>,
+}
+
+trait ReadSeek: Read + Seek + Send {}
+impl<T: Read + Seek + Send> ReadSeek for T {}
+
+impl Input {
+    fn open(&self) -> io::Result<Box<dyn ReadSeek>> {
+        Ok(match &self.object {
+            None => Box::new(File::open(&self.path)?),
+            Some((store, file, runtime)) => Box::new(ObjectReader::new(store.clone(), file.clone(), runtime.clone())),
+        })
+    }
+}
+
 /// A file's batches, of whichever of the two formats.
 enum Reader {
-    File(FileReader<BufReader<File>>),
-    Stream(StreamReader<BufReader<File>>),
+    File(FileReader<BufReader<Box<dyn ReadSeek>>>),
+    Stream(StreamReader<BufReader<Box<dyn ReadSeek>>>),
 }
 
 impl Reader {
-    fn open(path: &str) -> Result<Self> {
-        let fail = |e: std::io::Error| {
+    fn open(input: &Input) -> Result<Self> {
+        let path = input.path.as_str();
+        let fail = |e: io::Error| {
+            // A store's error says all of it.
+            let e = match e.downcast::<Error>() {
+                Ok(ours) => return ours,
+                Err(e) => e,
+            };
             let kind = match e.kind() {
-                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-                std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
                 _ => ErrorKind::Unavailable,
             };
             Error::new(kind, format!("{path} cannot be read: {e}")).with_source(e)
         };
-        let mut file = File::open(Path::new(path)).map_err(fail)?;
+        let mut file = input.open().map_err(fail)?;
         let mut magic = Vec::new();
         (&mut file).take(6).read_to_end(&mut magic).map_err(fail)?;
         file.rewind().map_err(fail)?;
@@ -117,10 +152,11 @@ impl Reader {
     }
 
     /// The same, decoding only these columns.
-    fn project(path: &str, wanted: Vec<usize>) -> Result<Self> {
-        let again = |e: std::io::Error| Error::new(ErrorKind::Unavailable, format!("{path} cannot be read: {e}"));
-        let file = || File::open(Path::new(path)).map(BufReader::new).map_err(again);
-        match Self::open(path)? {
+    fn project(input: &Input, wanted: Vec<usize>) -> Result<Self> {
+        let path = input.path.as_str();
+        let again = |e: io::Error| Error::new(ErrorKind::Unavailable, format!("{path} cannot be read: {e}"));
+        let file = || input.open().map(BufReader::new).map_err(again);
+        match Self::open(input)? {
             Self::File(_) => FileReader::try_new(file()?, Some(wanted)).map(Self::File).map_err(|e| broken(path, e)),
             Self::Stream(_) => {
                 StreamReader::try_new(file()?, Some(wanted)).map(Self::Stream).map_err(|e| broken(path, e))
@@ -152,11 +188,13 @@ fn broken(path: &str, e: ArrowError) -> Error {
 }
 
 /// The columns to read, in the types that the engine takes.
-fn columns(paths: &[String], wanted: &[String], union: bool, check: &dyn Fn() -> Result<()>) -> Result<Vec<Field>> {
+fn columns(inputs: &[Input], wanted: &[String], union: bool, check: &dyn Fn() -> Result<()>) -> Result<Vec<Field>> {
     let mut found: Vec<Field> = Vec::new();
-    for path in paths {
+    let example = inputs.first().map_or("", |input| input.path.as_str());
+    for input in inputs {
         check()?;
-        let schema = Reader::open(path)?.schema();
+        let path = &input.path;
+        let schema = Reader::open(input)?.schema();
         let first = found.is_empty();
         for field in schema.fields() {
             if !wanted.is_empty() && !wanted.contains(field.name()) {
@@ -177,7 +215,7 @@ fn columns(paths: &[String], wanted: &[String], union: bool, check: &dyn Fn() ->
                         "the column {:?} of {path} is {ty}, and {} in {}",
                         field.name(),
                         known.data_type(),
-                        paths[0]
+                        example
                     )));
                 }
                 None if first || union => found.push(Field::new(field.name(), ty, true)),
@@ -185,7 +223,7 @@ fn columns(paths: &[String], wanted: &[String], union: bool, check: &dyn Fn() ->
                     return Err(foreign(format!(
                         "{path} has a column {:?} that {} lacks: use union_by_name, or name the columns to read",
                         field.name(),
-                        paths[0]
+                        example
                     )));
                 }
             }
@@ -194,15 +232,12 @@ fn columns(paths: &[String], wanted: &[String], union: bool, check: &dyn Fn() ->
             return Err(foreign(format!(
                 "{path} lacks the column {:?} of {}: use union_by_name, or leave the file out",
                 missing.name(),
-                paths[0]
+                example
             )));
         }
     }
     if let Some(missing) = wanted.iter().find(|w| !found.iter().any(|f| f.name() == *w)) {
-        return Err(Error::invalid(format!(
-            "there is no column {missing:?} in {}",
-            paths.first().map_or("", String::as_str)
-        )));
+        return Err(Error::invalid(format!("there is no column {missing:?} in {}", example)));
     }
     if !wanted.is_empty() {
         found.sort_by_key(|f| wanted.iter().position(|w| w == f.name()));
@@ -250,13 +285,13 @@ impl Plan {
         })
     }
 
-    fn send(&self, files: &[ListedFile], to: &mpsc::Sender<Result<Option<RecordBatch>>>) -> Result<()> {
+    fn send(&self, files: &[Input], to: &mpsc::Sender<Result<Option<RecordBatch>>>) -> Result<()> {
         for file in files {
             let path = file.path.as_str();
-            let schema = Reader::open(path)?.schema();
+            let schema = Reader::open(file)?.schema();
             let mut wanted: Vec<usize> = self.columns.iter().filter_map(|c| schema.index_of(c.name()).ok()).collect();
             wanted.sort_unstable();
-            let mut reader = Reader::project(path, wanted)?;
+            let mut reader = Reader::project(file, wanted)?;
             while let Some(batch) = reader.next() {
                 let batch = self.fit(path, &batch.map_err(|e| broken(path, e))?)?;
                 if to.blocking_send(Ok(Some(batch))).is_err() {

@@ -7,13 +7,17 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use duckrun_core::object_store::{GetOptions, GetRange, ObjectStore};
 use duckrun_core::types::sql_type;
-use duckrun_core::{Error, Query, Relation, Resolved, Result};
+use duckrun_core::{Error, Query, Relation, Resolved, Result, StoreFile};
+use futures::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::nonempty;
+use crate::stores::AT_ONCE;
 use crate::{CallOptions, Compression, Format, HivePartitions, ListedFile, Scan, ScanOptions};
 
 /// The options of CSV. Left out, DuckDB sniffs delimiter, quote, header and types.
@@ -97,28 +101,30 @@ impl CsvFormat {
         self.delimiter.is_some() && self.quote.is_some() && self.escape.is_some() && self.header == Some(true)
     }
 
+    /// Whether what is in a file is not the text itself.
+    fn is_compressed(&self, file: &ListedFile) -> bool {
+        let path = file.path.to_ascii_lowercase();
+        match self.compression {
+            Some(compression) => compression != Compression::None,
+            None => path.ends_with(".gz") || path.ends_with(".zst"),
+        }
+    }
+
     /// The columns of all files, sniffed once, where it is certain that all have the same; see the module.
     async fn common_columns(&self, scan: &Scan<'_>, files: &[ListedFile]) -> Option<Vec<(String, String)>> {
         let engine = scan.cx.engine?;
         let plain =
             self.skip.is_none_or(|n| n == 0) && self.comment.is_none() && !self.pad_short_rows && !self.all_text;
-        let compressed = |f: &ListedFile| {
-            let path = f.path.to_ascii_lowercase();
-            path.ends_with(".gz") || path.ends_with(".zst")
-        };
         if files.len() < 2
             || !self.dialect_is_stated()
             || !plain
             || !self.columns.is_empty()
             || scan.options.union_by_name
-            || !matches!(self.compression, None | Some(Compression::None))
-            || (self.compression.is_none() && files.iter().any(compressed))
+            || files.iter().any(|f| self.is_compressed(f))
         {
             return None;
         }
-        let (paths, quote) = (files.iter().map(|f| f.path.clone()).collect::<Vec<_>>(), self.quote.clone());
-        let same = tokio::task::spawn_blocking(move || have_one_header(&paths, quote.as_deref().unwrap_or_default()));
-        if !same.await.unwrap_or(false) {
+        if !have_one_header(&first_lines(scan, files).await.ok()?, self.quote.as_deref().unwrap_or_default()) {
             return None;
         }
         let options = ScanOptions { hive: HivePartitions::Off, ..ScanOptions::default() };
@@ -209,13 +215,10 @@ impl Format for CsvFormat {
         }
         let files = nonempty(scan, !self.columns.is_empty())?;
         if !self.columns.is_empty() && files.len() > 1 {
-            let paths: Vec<String> = files.iter().map(|f| f.path.clone()).collect();
-            let mixed = tokio::task::spawn_blocking(move || {
-                other_line_ends(&paths).map(|(one, other)| (one.to_owned(), other.to_owned()))
-            });
-            if let Some((one, other)) =
-                mixed.await.map_err(|e| Error::internal("reading line ends panicked").with_source(e))?
-            {
+            let plain: Vec<ListedFile> = files.iter().filter(|f| !self.is_compressed(f)).cloned().collect();
+            let lines = first_lines(scan, &plain).await?;
+            if let Some((one, other)) = other_line_ends(&lines) {
+                let (one, other) = (scan.called(&plain[one].path), scan.called(&plain[other].path));
                 return Err(Error::unsupported(format!(
                     "{one} and {other} end their lines differently (LF, CR LF), and with stated columns DuckDB would lose rows \
                      of one of them: state types instead of columns, or rewrite the file"
@@ -227,32 +230,54 @@ impl Format for CsvFormat {
     }
 }
 
-/// The longest header that is compared.
+/// The longest header that is compared, and of an object of a store.
 const HEADER: u64 = 1 << 20;
+const REMOTE_HEADER: u64 = 64 << 10;
+
+/// The first line of each file, its end included; `None` for one that cannot be read or has no such line.
+async fn first_lines(scan: &Scan<'_>, files: &[ListedFile]) -> Result<Vec<Option<Vec<u8>>>> {
+    if scan.is_local() {
+        let paths: Vec<String> = files.iter().map(|f| f.path.clone()).collect();
+        let lines = tokio::task::spawn_blocking(move || paths.iter().map(|path| local_line(path)).collect());
+        return lines.await.map_err(|e| Error::internal("reading first lines panicked").with_source(e));
+    }
+    let object = |file: &ListedFile| scan.object(&file.path).map(|(store, object)| (store.clone(), object.clone()));
+    let lines: Vec<_> = files.iter().map(|file| remote_line(object(file)).boxed()).collect();
+    Ok(futures::stream::iter(lines).buffered(AT_ONCE).collect().await)
+}
+
+async fn remote_line(object: Option<(Arc<dyn ObjectStore>, StoreFile)>) -> Option<Vec<u8>> {
+    let (store, object) = object?;
+    if object.size == 0 {
+        return None;
+    }
+    let range = GetRange::Bounded(0..object.size.min(REMOTE_HEADER));
+    let options = GetOptions { range: Some(range), if_match: object.e_tag.clone(), ..GetOptions::default() };
+    // What fails here fails again where it is read, and is reported there.
+    let bytes = store.get_opts(&object.path, options).await.ok()?.bytes().await.ok()?;
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    Some(bytes[..=end].to_vec())
+}
+
+fn local_line(path: &str) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    BufReader::with_capacity(4_096, File::open(path).ok()?).take(HEADER).read_until(b'\n', &mut line).ok()?;
+    line.ends_with(b"\n").then_some(line)
+}
 
 /// Two files of which one ends its lines with CR LF and the other with LF alone. With stated columns DuckDB 2.0 takes the line
 /// ends of the first file for all, and loses the rows of the others without a word.
-fn other_line_ends(paths: &[String]) -> Option<(&str, &str)> {
-    let windows = |path: &String| -> Option<bool> {
-        let mut line = Vec::new();
-        BufReader::with_capacity(4_096, File::open(path).ok()?).take(HEADER).read_until(b'\n', &mut line).ok()?;
-        line.ends_with(b"\n").then(|| line.ends_with(b"\r\n"))
-    };
-    let mut ends = paths.iter().filter_map(|path| Some((path.as_str(), windows(path)?)));
+fn other_line_ends(lines: &[Option<Vec<u8>>]) -> Option<(usize, usize)> {
+    let mut ends = lines.iter().enumerate().filter_map(|(i, line)| Some((i, line.as_ref()?.ends_with(b"\r\n"))));
     let (first, of_first) = ends.next()?;
     ends.find(|(_, end)| *end != of_first).map(|(other, _)| (first, other))
 }
 
 /// Whether all files begin with the same line, its end included, and that line is a whole header. A file that cannot be read
 /// is not said to.
-fn have_one_header(paths: &[String], quote: &str) -> bool {
-    let first_line = |path: &String| -> Option<Vec<u8>> {
-        let mut line = Vec::new();
-        BufReader::with_capacity(4_096, File::open(path).ok()?).take(HEADER).read_until(b'\n', &mut line).ok()?;
-        // A line break within quotes is not the header's end.
-        let quotes = quote.as_bytes().first().map_or(0, |q| line.iter().filter(|b| *b == q).count());
-        (line.ends_with(b"\n") && quotes.is_multiple_of(2)).then_some(line)
-    };
-    let Some(header) = paths.first().and_then(first_line) else { return false };
-    paths[1..].iter().all(|path| first_line(path).as_ref() == Some(&header))
+fn have_one_header(lines: &[Option<Vec<u8>>], quote: &str) -> bool {
+    let Some(Some(header)) = lines.first() else { return false };
+    // A line break within quotes is not the header's end.
+    let quotes = quote.as_bytes().first().map_or(0, |q| header.iter().filter(|b| *b == q).count());
+    quotes.is_multiple_of(2) && lines.iter().all(|line| line.as_ref() == Some(header))
 }

@@ -22,7 +22,15 @@ impl Format for DeltaFormat {
     }
 
     async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
-        Delta::at(scan.location).resolve(scan.cx).await
+        let Some(remote) = &scan.remote else { return Delta::at(scan.location).resolve(scan.cx).await };
+        if remote.objects.choice.store.is_some() {
+            return Err(Error::unsupported(format!(
+                "{} is a Delta table in a store that was given to the source: open a session on that store (Session::open_in), \
+                 and name the table in the SQL",
+                scan.location
+            )));
+        }
+        Delta::at(scan.location).options(remote.objects.choice.options.clone()).resolve(scan.cx).await
     }
 }
 

@@ -41,11 +41,18 @@ fn nonempty<'a>(scan: &Scan<'a>, schema_is_stated: bool) -> Result<Cow<'a, [List
     match scan.files {
         [only] if empty == 1 && !schema_is_stated => Err(Error::new(
             ErrorKind::InvalidData,
-            format!("{} is empty (0 bytes), so that it has no schema: state its columns, or leave it out", only.path),
+            format!(
+                "{} is empty (0 bytes), so that it has no schema: state its columns, or leave it out",
+                scan.called(&only.path)
+            ),
         )),
         [first, ..] if empty == scan.files.len() && !schema_is_stated => Err(Error::new(
             ErrorKind::InvalidData,
-            format!("all {empty} files of {} are empty, such as {}: state the columns", scan.location, first.path),
+            format!(
+                "all {empty} files of {} are empty, such as {}: state the columns",
+                scan.location,
+                scan.called(&first.path)
+            ),
         )),
         files if empty == 0 || empty == files.len() => Ok(Cow::Borrowed(files)),
         files => Ok(files.iter().filter(|f| f.size > 0).cloned().collect()),

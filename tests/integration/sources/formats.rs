@@ -43,6 +43,12 @@ fn arrow_stream(lake: &Lake, at: &str, batches: &[RecordBatch]) {
     writer.finish().unwrap();
 }
 
+/// Two files of four rows below `arrow`, one of either format.
+pub(super) fn arrow_folder(lake: &Lake) {
+    arrow_file(lake, "arrow/a.arrow", &[numbers(&[1, 2]), numbers(&[3])], Some(CompressionType::ZSTD));
+    arrow_stream(lake, "arrow/b.feather", &[numbers(&[4])]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_each_kind_is_read_by_what_it_is() {
     let lake = Lake::new().await;

@@ -81,6 +81,12 @@ impl Root {
         Self { store, prefix: Path::default(), url, local: None }
     }
 
+    /// The name of the root.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// The same root through another store, never through the local file system.
     #[must_use]
     pub fn through(&self, store: Arc<dyn ObjectStore>) -> Self {

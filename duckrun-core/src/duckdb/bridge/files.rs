@@ -13,6 +13,8 @@ use crate::duckdb::remote::{RemoteFile, RemoteFiles};
 use crate::{Error, ErrorKind, Result};
 
 const TEXT: usize = 1016;
+/// In microseconds since the epoch.
+const MODIFIED: i64 = 1_000_000;
 
 /// `DuckrunFailure` of `remote.cpp`.
 #[repr(C)]
@@ -119,8 +121,9 @@ unsafe extern "C" fn open(
         guarded(failure, std::ptr::null_mut(), || {
             let Some(file) = path.and_then(|path| files.open(path)) else { return Ok(std::ptr::null_mut()) };
             *size = file.size();
-            // Registered files do not change.
-            *modified = 0;
+            // Registered files do not change: long ago, but not at the epoch, which DuckDB's file cache takes for unknown and keeps
+            // nothing of.
+            *modified = MODIFIED;
             Ok(Box::into_raw(Box::new(file)).cast::<c_void>())
         })
     }

@@ -50,6 +50,13 @@ impl Format for IcebergFormat {
     }
 
     async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
+        if !scan.is_local() {
+            return Err(Error::unsupported(format!(
+                "{} is an Iceberg table on an object store, and only local ones are read: read its files with Parquet, where \
+                 no rows are deleted, or copy the table",
+                scan.location
+            )));
+        }
         Iceberg { location: scan.location.into(), which: self.clone() }.resolve(scan.cx).await
     }
 }

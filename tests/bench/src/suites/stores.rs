@@ -3,6 +3,8 @@
 //! Everything runs in this process: what is counted are requests, and what is timed waits for a store more than it computes.
 //!
 //! - `requests`: requests and bytes of one operation, on a counted store in memory.
+//! - `emulated`: the same on S3, emulated by moto (installed below the data folder), with the time of each: over HTTP, with the
+//!   conditional puts and listings of a real client.
 //! - `scan`: sums over the whole generated `lineitem`, as a local table; the same files through an `object_store` (a folder
 //!   behind the trait, as fast as the disk); and through one with 20 ms of latency a request and 100 MB/s a stream.
 //! - `writers`: 8 and 16 writers of fenced one-row appends to one table, over a store with 50 ms of latency, against a bare loop
@@ -13,8 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use duckrun::delta::Merge;
-use duckrun::{Append, MemorySettings, Overwrite, SafeAppend, Session};
-use duckrun_testkit::{CountingStore, Requests};
+use duckrun::sources::Csv;
+use duckrun::{Append, MemorySettings, Overwrite, SafeAppend, Session, StoreRoot};
+use duckrun_testkit::{CountingStore, Emulated, Emulator, Requests};
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -38,7 +41,19 @@ fn run(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(args.threads).enable_all().build()?;
     let wanted = |case: &str| args.case.as_deref().is_none_or(|only| only == case);
     if wanted("requests") {
-        runtime.block_on(requests())?;
+        println!("in memory");
+        runtime.block_on(requests(CountingStore::new(InMemory::new()), Url::parse("mem://lake/")?, Path::default()))?;
+    }
+    if wanted("emulated") {
+        match Emulator::start(Emulated::S3, &args.data.join("emulators")) {
+            Ok(emulator) => {
+                let root = StoreRoot::open(&emulator.url("bench"), &emulator.options("secret"))?;
+                let store = CountingStore::new(root.store().clone());
+                println!("S3, emulated by moto");
+                runtime.block_on(requests(store, root.url().clone(), root.prefix().clone()))?;
+            }
+            Err(why) => println!("skipped: S3 cannot be emulated here: {why}"),
+        }
     }
     if wanted("scan") {
         let file = data::lineitem(&args.data, args.rows)?;
@@ -61,16 +76,20 @@ async fn lake(store: Arc<dyn ObjectStore>, runs: usize) -> Result<Session> {
     Ok(Session::open_in(Url::parse("mem://lake/")?, store, Path::default()).memory(memory).writable().await?)
 }
 
-async fn requests() -> Result<()> {
-    let store = CountingStore::new(InMemory::new());
-    let session = lake(Arc::new(store.clone()), 1).await?;
+async fn requests(store: CountingStore, url: Url, prefix: Path) -> Result<()> {
+    let memory = MemorySettings::with_limit(6 << 30);
+    let session = Session::open_in(url.clone(), Arc::new(store.clone()), prefix).memory(memory).writable().await?;
+    let since = std::cell::Cell::new(Instant::now());
     let show = |what: &str| {
         let Requests { gets, bytes_read, puts, bytes_written, lists, others, .. } = store.take();
-        println!("{what:<44} {gets:>5} {bytes_read:>12} {puts:>5} {bytes_written:>12} {lists:>6} {others:>7}");
+        let seconds = since.replace(Instant::now()).elapsed().as_secs_f64();
+        println!(
+            "{what:<44} {gets:>5} {bytes_read:>12} {puts:>5} {bytes_written:>12} {lists:>6} {others:>7} {seconds:>8.3}"
+        );
     };
     println!(
-        "{:<44} {:>5} {:>12} {:>5} {:>12} {:>6} {:>7}",
-        "operation", "gets", "bytes", "puts", "bytes", "lists", "others"
+        "{:<44} {:>5} {:>12} {:>5} {:>12} {:>6} {:>7} {:>8}",
+        "operation", "gets", "bytes", "puts", "bytes", "lists", "others", "s"
     );
     let batch = "select i as id, hash(i) as h, md5(i::varchar) as text from range(1000000) t(i)";
     committed(&session.model("a.t").sql(batch).strategy(Overwrite::default()).run().await?)?;
@@ -80,6 +99,7 @@ async fn requests() -> Result<()> {
         committed(&session.model("a.t").sql(sql).strategy(Append::default()).run().await?)?;
     }
     store.take();
+    since.set(Instant::now());
     let one = "select 9000000 as id, 0::ubigint as h, 'x' as text";
     committed(&session.model("a.t").sql(one).strategy(Append::default()).run().await?)?;
     show("append of one batch");
@@ -94,6 +114,22 @@ async fn requests() -> Result<()> {
         ("query: a narrow key range, all columns", "select * from a.t where id between 3000100 and 3000200"),
     ] {
         session.sql(sql).collect().await?;
+        show(what);
+    }
+    // 200,000 lines of 5.6 MB, and ten files of one line.
+    let lines: String = (0..200_000).map(|i| format!("{i},the text of line {i}\n")).collect();
+    store.put(&Path::from("landing/big.csv"), format!("n,s\n{lines}").into()).await?;
+    for day in 0..10 {
+        store.put(&Path::from(format!("landing/days/{day}.csv")), format!("n,s\n{day},x\n").into()).await?;
+    }
+    store.take();
+    since.set(Instant::now());
+    let landing = |at: &str| Csv::at(format!("{}://{}/landing/{at}", url.scheme(), url.authority())).rfc4180();
+    for (what, source) in [
+        ("source: a CSV file of 5.6 MB", landing("big.csv")),
+        ("source: ten CSV files of a line", landing("days/*.csv")),
+    ] {
+        session.sql("select count(*), sum(n), max(s) from s").source("s", source).collect().await?;
         show(what);
     }
     Ok(())

@@ -95,11 +95,10 @@ fn parts(arguments: &Arguments) -> Vec<(String, Part<'_>)> {
     let counts = arguments.counts();
     let mut parts: Vec<(String, Part<'_>)> = Vec::new();
     if let Some(n) = counts.simulate {
-        parts.push((format!("{n} simulated operations"), Box::new(move |_| simulated::simulated(n, seed))));
+        parts.push((format!("{n} simulated operations"), Box::new(move |_| Ok(simulated::simulated(n, seed)))));
     }
     if let Some(n) = counts.operations {
-        let store = arguments.store;
-        let part = move |_: &Playground| on_real_tables::on_real_tables(n, seed, store);
+        let part = move |playground: &Playground| on_real_tables::on_real_tables(n, seed, playground);
         parts.push((format!("{n} operations on real tables"), Box::new(part)));
     }
     if let Some(n) = counts.kills {

@@ -1,15 +1,20 @@
 //! The state machine's part of a campaign: operations on real tables, compared with the model after every step.
 
-use duckrun::{Error, Result};
+use duckrun::Result;
 use duckrun_testkit::Tally;
-
-use crate::arguments::Store;
+use duckrun_testkit::machine::{Machine, MachineStore};
+use duckrun_testkit::work::Playground;
 
 /// Does so many operations on real tables.
 ///
 /// # Errors
-/// Where it cannot be run.
-pub(crate) fn on_real_tables(_operations: u64, _seed: u64, _store: Store) -> Result<Tally> {
-    // HOOK: Ok(duckrun_testkit::machine::Machine::new(seed).operations(operations).run())
-    Err(Error::unsupported("operations on real tables are not built in yet"))
+/// Where the store cannot be opened.
+pub(crate) fn on_real_tables(operations: u64, seed: u64, playground: &Playground) -> Result<Tally> {
+    let machine = Machine::new(seed).operations(operations);
+    if playground.is_local() {
+        return Ok(machine.run());
+    }
+    let root = playground.place("machine")?.open()?;
+    let store = MachineStore::Store { url: root.url().clone(), store: root.store.clone(), prefix: root.prefix.clone() };
+    Ok(machine.store(store).run())
 }

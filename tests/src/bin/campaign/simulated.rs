@@ -1,13 +1,9 @@
 //! The simulation's part of a campaign.
 
-use duckrun::{Error, Result};
 use duckrun_testkit::Tally;
+use duckrun_testkit::simulation::Simulation;
 
 /// Runs so many operations of the simulation.
-///
-/// # Errors
-/// Where it cannot be run.
-pub(crate) fn simulated(_operations: u64, _seed: u64) -> Result<Tally> {
-    // HOOK: Ok(duckrun_testkit::simulation::Simulation::new(seed).operations(operations).run())
-    Err(Error::unsupported("the simulation is not built in yet"))
+pub(crate) fn simulated(operations: u64, seed: u64) -> Tally {
+    Simulation::new(seed).operations(operations).run()
 }
