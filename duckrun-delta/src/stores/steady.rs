@@ -5,10 +5,11 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use duckrun_core::{Clock, SystemClock};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -62,6 +63,10 @@ impl Steady {
         self
     }
 
+    fn since(&self, started: DateTime<Utc>) -> Duration {
+        (self.clock.now() - started).to_std().unwrap_or_default()
+    }
+
     /// Makes a request, and once more with a fresh token where it was refused for want of one.
     async fn authorised<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
         let Some(tokens) = &self.tokens else { return request().await.map_err(refusal) };
@@ -80,9 +85,9 @@ impl Steady {
         let tries = self.tries;
         let (mut pause, mut attempt) = (FIRST_PAUSE, 1);
         loop {
-            let started = Instant::now();
+            let started = self.clock.now();
             match self.authorised(&request).await {
-                Err(Error::Generic { .. }) if attempt < tries && started.elapsed() < AT_ONCE => {}
+                Err(Error::Generic { .. }) if attempt < tries && self.since(started) < AT_ONCE => {}
                 done => return done,
             }
             self.clock.sleep(pause).await;

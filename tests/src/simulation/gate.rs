@@ -199,15 +199,15 @@ impl World {
     /// Waits until the running process is at the gate or done. `Ok(true)` means done.
     ///
     /// # Errors
-    /// Where it does neither for a minute of real time.
+    /// Where it does neither for ten minutes of real time.
     pub(super) fn settle(&self) -> std::result::Result<bool, String> {
         let mut state = self.lock();
-        let patience = Duration::from_secs(60);
+        let patience = Duration::from_secs(600);
         while !state.is_settled() {
             let (next, waited) = self.settled.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
             state = next;
             if waited.timed_out() && !state.is_settled() {
-                return Err("an operation neither asked the store for anything nor ended for a minute".to_owned());
+                return Err("an operation neither asked the store for anything nor ended for ten minutes".to_owned());
             }
         }
         let turn = std::mem::take(&mut state.turn);
