@@ -6,10 +6,10 @@
 //! 4 MiB per file that is read from front to back.
 //!
 //! DuckDB plans the requests of parquet files itself: it joins neighbouring column chunks by the latency that it measures,
-//! fetches on threads of its own, and counts the buffers in its memory limit. Its file cache, which is in that limit too, keeps
-//! what is read more than once: a CSV file is sniffed whenever a query over it is planned, which is three or four times a run,
-//! 32 MiB each. What is added here: the end of a file is fetched once, wide enough for most footers, and kept, since DuckDB
-//! reads footers when it plans and again when it runs; so are small files.
+//! fetches on threads of its own, and counts the buffers in its memory limit. What is added here: the end of a file is
+//! fetched once, wide enough for most footers, and kept, since DuckDB reads footers when it plans and again when it runs; so
+//! are small files. Not kept is the beginning of a large CSV file, of which DuckDB reads a buffer of 32 MiB whenever it plans
+//! a query over it, three times a run: its own file cache keeps only paths with a scheme that it knows.
 
 mod file;
 mod laid;

@@ -121,8 +121,7 @@ unsafe extern "C" fn open(
         guarded(failure, std::ptr::null_mut(), || {
             let Some(file) = path.and_then(|path| files.open(path)) else { return Ok(std::ptr::null_mut()) };
             *size = file.size();
-            // Registered files do not change: long ago, but not at the epoch, which DuckDB's file cache takes for unknown and keeps
-            // nothing of.
+            // Registered files do not change: long ago, but not at the epoch, which DuckDB's file cache takes for unknown.
             *modified = MODIFIED;
             Ok(Box::into_raw(Box::new(file)).cast::<c_void>())
         })
