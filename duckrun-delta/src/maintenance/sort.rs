@@ -9,9 +9,9 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch};
-use arrow::compute::interleave_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, UInt32Array};
+use arrow::compute::{interleave_record_batch, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema};
 use duckrun_core::{BatchStream, Error, ErrorKind, Result, RunContext};
 use futures::StreamExt;
 use parquet::arrow::ArrowWriter;
@@ -19,6 +19,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::rewrite::BATCH_ROWS;
 use crate::error::io_error;
@@ -38,54 +39,35 @@ const PAGE_ROWS: usize = 256;
 const KEY: &str = "__duckrun_key";
 
 /// The rows by ascending keys. Everything has been read when this returns; what it holds is sorted while it is pulled.
+///
+/// One thread does all of it, and copies what it holds: batches come from many threads, and glibc keeps what was freed of
+/// each thread's memory for that thread.
 pub(super) async fn sorted(
     cx: &RunContext,
     mut rows: BatchStream,
-    keys: impl Fn(&RecordBatch) -> Result<Vec<u128>>,
+    keys: impl Fn(&RecordBatch) -> Result<Vec<u128>> + Send + 'static,
 ) -> Result<BatchStream> {
     let schema = rows.schema().clone();
     let memory = cx.memory();
-    // The engine does not run meanwhile, so its share is free; the writer has its own. Half of it at most is ever in use at once by
-    // what is counted, and an allocator keeps about as much again of what was freed by other threads than it was allocated by.
+    // The engine does not run meanwhile, so its share is free; the writer has its own. The rest is for batches on their way,
+    // and for what the allocator has not given back.
     let budget = ((memory.engine + memory.delta_rs) / 4).max(LEAST);
-    let mut held = Held::default();
-    let mut spilled: Option<Spilled> = None;
-    while let Some(batch) = rows.next().await {
-        let batch = batch?;
-        if batch.num_rows() == 0 {
-            continue;
-        }
-        let bytes = batch.get_array_memory_size() as u64 + 40 * batch.num_rows() as u64;
-        if held.bytes > 0 && held.bytes + bytes > budget {
-            spill(cx, &mut spilled, &mut held).await?;
-        }
-        held.push(keys(&batch)?, batch, bytes);
-    }
-    if spilled.is_some() {
-        spill(cx, &mut spilled, &mut held).await?;
-    }
-    let work = move |send: &dyn Fn(Result<RecordBatch>) -> bool| -> Result<()> {
-        match spilled {
-            None => held.emit(BATCH_ROWS, |batch| Ok(send(Ok(batch)))).map(drop),
-            Some(spilled) => merge(&spilled, budget, send),
-        }
-    };
-    Ok(on_thread(schema, work))
-}
-
-/// A stream whose batches are made on a blocking thread, a few ahead of the consumer.
-fn on_thread(
-    schema: SchemaRef,
-    work: impl FnOnce(&dyn Fn(Result<RecordBatch>) -> bool) -> Result<()> + Send + 'static,
-) -> BatchStream {
+    let (feed, incoming) = tokio::sync::mpsc::channel(2);
     let (send, receive) = tokio::sync::mpsc::channel(2);
+    let sorting = cx.clone();
     let task = tokio::task::spawn_blocking(move || {
-        // Where nobody listens any more the work stops: the stream was dropped.
-        let pass = |batch| send.blocking_send(batch).is_ok();
-        if let Err(e) = work(&pass) {
-            pass(Err(e));
+        if let Err(e) = sort(&sorting, incoming, budget, keys, &send) {
+            // Where nobody listens any more the stream was dropped.
+            let _ = send.blocking_send(Err(e));
         }
     });
+    while let Some(batch) = rows.next().await {
+        // A thread that has ended says why in its own stream.
+        if feed.send(Some(batch?)).await.is_err() {
+            break;
+        }
+    }
+    let _ = feed.send(None).await;
     let batches = futures::stream::unfold((receive, Some(task)), |(mut receive, mut task)| async move {
         if let Some(batch) = receive.recv().await {
             return Some((batch, (receive, task)));
@@ -96,7 +78,46 @@ fn on_thread(
             Err(e) => Some((Err(Error::internal("sorting stopped").with_source(e)), (receive, None))),
         }
     });
-    BatchStream::new(schema, batches)
+    Ok(BatchStream::new(schema, batches))
+}
+
+/// Takes batches until `None` comes, and sends them in order. A feeder that goes before that has failed or was dropped.
+fn sort(
+    cx: &RunContext,
+    mut incoming: Receiver<Option<RecordBatch>>,
+    budget: u64,
+    keys: impl Fn(&RecordBatch) -> Result<Vec<u128>>,
+    send: &Sender<Result<RecordBatch>>,
+) -> Result<()> {
+    let mut held = Held::default();
+    let mut spilled: Option<Spilled> = None;
+    loop {
+        let batch = match incoming.blocking_recv() {
+            Some(Some(batch)) => batch,
+            Some(None) => break,
+            None => return Ok(()),
+        };
+        let rows = batch.num_rows();
+        if rows == 0 {
+            continue;
+        }
+        let all = UInt32Array::from_iter_values(0..rows as u32);
+        let batch = take_record_batch(&batch, &all).map_err(broken)?;
+        let bytes = batch.get_array_memory_size() as u64 + 40 * rows as u64;
+        if held.bytes > 0 && held.bytes + bytes > budget {
+            spill(cx, &mut spilled, &mut held)?;
+        }
+        held.push(keys(&batch)?, batch, bytes);
+    }
+    let pass = |batch| send.blocking_send(batch).is_ok();
+    match spilled {
+        None => held.emit(BATCH_ROWS, |batch| Ok(pass(Ok(batch)))).map(drop),
+        some => {
+            let mut spilled = some;
+            spill(cx, &mut spilled, &mut held)?;
+            spilled.map_or(Ok(()), |spilled| merge(&spilled, budget, &pass))
+        }
+    }
 }
 
 /// Rows in memory.
@@ -146,7 +167,7 @@ impl Drop for Spilled {
 }
 
 /// Writes what is held as one sorted run.
-async fn spill(cx: &RunContext, spilled: &mut Option<Spilled>, held: &mut Held) -> Result<()> {
+fn spill(cx: &RunContext, spilled: &mut Option<Spilled>, held: &mut Held) -> Result<()> {
     cx.check()?;
     let held = std::mem::take(held);
     let rows = held.order.len() as u64;
@@ -178,9 +199,7 @@ async fn spill(cx: &RunContext, spilled: &mut Option<Spilled>, held: &mut Held) 
     spilled.row_bytes = spilled.row_bytes.max(held.bytes / rows);
     let path = spilled.folder.join(format!("{}.parquet", spilled.runs.len()));
     spilled.runs.push(path.clone());
-    tokio::task::spawn_blocking(move || write_run(held, &path))
-        .await
-        .map_err(|e| Error::internal("sorting stopped").with_source(e))?
+    write_run(held, &path)
 }
 
 fn write_run(mut held: Held, path: &std::path::Path) -> Result<()> {
@@ -308,7 +327,7 @@ fn spill_error(e: ParquetError) -> Error {
 mod tests {
     use super::*;
     use arrow::array::{Int64Array, StringArray};
-    use arrow::datatypes::Int64Type;
+    use arrow::datatypes::{Int64Type, SchemaRef};
     use duckrun_memory::{EffectiveLimit, Job, MemorySample, MemorySettings, SpillDir, plan};
 
     /// A context whose rows must fit in [`LEAST`] bytes.
