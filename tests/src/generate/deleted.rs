@@ -53,10 +53,15 @@ pub fn delete_rows_of(table: &Path, mut choose: impl FnMut(&str, u64) -> Vec<u64
         if rows.is_empty() {
             continue;
         }
-        lines.push(json!({ "remove": {
+        let mut remove = json!({
             "path": file, "deletionTimestamp": 1, "dataChange": true, "extendedFileMetadata": true,
             "partitionValues": add["partitionValues"], "size": add["size"],
-        } }));
+        });
+        if add["deletionVector"].is_object() {
+            // A file with a vector is another one than the file without it: without this both would be live.
+            remove["deletionVector"] = add["deletionVector"].clone();
+        }
+        lines.push(json!({ "remove": remove }));
         let bytes = vector(&rows);
         add["deletionVector"] = json!({
             "storageType": "i", "pathOrInlineDv": z85(&bytes), "sizeInBytes": bytes.len(), "cardinality": rows.len(),
