@@ -57,9 +57,9 @@ pub fn delete_rows_of(table: &Path, mut choose: impl FnMut(&str, u64) -> Vec<u64
             "path": file, "deletionTimestamp": 1, "dataChange": true, "extendedFileMetadata": true,
             "partitionValues": add["partitionValues"], "size": add["size"],
         });
-        // A file is known by its path and its vector; without the old one the remove would be of another file.
-        if let Some(old) = add.get("deletionVector") {
-            remove["deletionVector"] = old.clone();
+        if add["deletionVector"].is_object() {
+            // A file with a vector is another one than the file without it: without this both would be live.
+            remove["deletionVector"] = add["deletionVector"].clone();
         }
         lines.push(json!({ "remove": remove }));
         let bytes = vector(&rows);

@@ -145,7 +145,8 @@ fn options(columns: &[Column], keys: &[String]) -> BoxedStrategy<MergeOptions> {
     )
         .prop_map(move |((only, exclude, kind), (update, insert), predicate, marked, gone)| MergeOptions {
             exclude_columns: if only.is_none() && kind % 4 == 0 { exclude } else { Vec::new() },
-            update_columns: only,
+            // Naming no column is refused.
+            update_columns: only.filter(|names| !names.is_empty()),
             update_condition: update,
             insert_condition: insert,
             predicates: predicate.into_iter().collect(),

@@ -17,8 +17,9 @@
 //! assert!(tally.is_clean(), "{:#?}", tally.violations);
 //! ```
 //!
-//! What it does not cover: faults of the store and kills (see the campaign), runs that overlap in more than one moment, writers
-//! other than duckrun beside deletion vectors, and values beyond what the generators draw.
+//! What it does not cover: faults of the store and kills (see the campaign), runs that overlap in more than one moment, windows of
+//! a microbatch that lose a race (the conformance suite has one), writers other than duckrun beside deletion vectors, and values
+//! beyond what the generators draw.
 
 mod apply;
 mod shape;

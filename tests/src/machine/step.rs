@@ -329,7 +329,11 @@ fn race(shape: &Shape) -> BoxedStrategy<Step> {
                     write.actor = (write.actor + 1) % ACTORS;
                 }
             }
-            Step::Race { loser, moment, winners }
+            match loser.how {
+                // Its windows are several runs, and the moment may come in any of them.
+                How::Microbatch(..) => Step::Write(loser),
+                _ => Step::Race { loser, moment, winners },
+            }
         })
         .boxed()
 }
