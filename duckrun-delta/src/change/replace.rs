@@ -36,8 +36,6 @@ impl Work<'_> {
 
     async fn exchange(&self, replace: &ReplacePlan, done: &mut Done) -> Result<()> {
         let old = self.at.as_ref().filter(|_| !replace.fresh);
-        // What is known to be none is not unknown, whichever way the replacement ends.
-        done.counts.deleted = old.map(|_| 0);
         let laid_by = matches!(replace.rows, Replaced::Keys { .. }) || !self.plan.checks.is_empty();
         let mut query = self.taken(replace);
         if laid_by {

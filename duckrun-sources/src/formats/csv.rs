@@ -3,16 +3,18 @@
 //! DuckDB 2.0 sniffs every file again whenever it plans a query and whenever it opens the file: of the time that 200 small
 //! files take, four fifths. Its way out, stating the columns, gives up that columns of different files are matched by name. So
 //! the columns are sniffed once and stated where nothing is left to guess: the dialect was stated (for example by
-//! [`Csv::rfc4180`](crate::Csv::rfc4180)) and every file has the same first line.
+//! [`Csv::rfc4180`](crate::Csv::rfc4180)) and every file has the same first line. Elsewhere only their types are stated, which
+//! keeps the names and spares the plans after the first one the sniffing of ten files (0.04 instead of 0.4 CPU seconds each).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use duckrun_core::arrow::datatypes::{Field, Schema, SchemaRef};
 use duckrun_core::object_store::{GetOptions, GetRange, ObjectStore};
 use duckrun_core::types::sql_type;
-use duckrun_core::{Error, Query, Relation, Resolved, Result, StoreFile};
+use duckrun_core::{EngineSession, Error, Query, Relation, Resolved, Result, StoreFile};
 use futures::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -127,16 +129,29 @@ impl CsvFormat {
         if !have_one_header(&first_lines(scan, files).await.ok()?, self.quote.as_deref().unwrap_or_default()) {
             return None;
         }
-        let options = ScanOptions { hive: HivePartitions::Off, ..ScanOptions::default() };
-        let bare = Scan { files, options: &options, hive: false, filename: None, filename_prefix: 0, ..scan.clone() };
-        let Relation::Sql(sql) = bare.select("read_csv", self.options(&[])).relation else { return None };
-        // What cannot be described (a column of times of day) is left to the reader, and so is every error.
-        let schema = engine.describe(&Query::new(sql)).await.ok()?;
+        let sniffed = describe(engine, scan, files, self.options(&[])).await?;
+        self.typed(&sniffed)
+    }
+
+    /// The arguments with which no query sniffs more than the first file for columns: their types are sniffed once, from as
+    /// many files as DuckDB takes, and stated. `None` where that would read the files in another way.
+    async fn sniffed_once(&self, scan: &Scan<'_>, files: &[ListedFile]) -> Option<CallOptions> {
+        let engine = scan.cx.engine?;
+        if files.len() < 2 || self.all_text || !self.columns.is_empty() || scan.options.union_by_name {
+            return None;
+        }
+        let sniffed = describe(engine, scan, files, self.options(&[])).await?;
+        let typed = Self { types: self.typed(&sniffed)?, ..self.clone() };
+        let once = typed.options(&[]).number("files_to_sniff", Some(1));
+        // The first file alone may lack columns, or be empty.
+        (describe(engine, scan, files, once.clone()).await? == sniffed).then_some(once)
+    }
+
+    /// The columns with their types, those that were stated as they were stated.
+    fn typed(&self, schema: &Schema) -> Option<Vec<(String, String)>> {
         let stated =
             |name: &str| self.types.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, ty)| ty.clone());
-        let column = |f: &duckrun_core::arrow::datatypes::Field| {
-            Some((f.name().clone(), stated(f.name()).or_else(|| sql_type(f.data_type()).ok())?))
-        };
+        let column = |f: &Field| Some((f.name().clone(), stated(f.name()).or_else(|| sql_type(f.data_type()).ok())?));
         schema.fields().iter().map(|f| column(f)).collect()
     }
 
@@ -226,8 +241,26 @@ impl Format for CsvFormat {
             }
         }
         let columns = self.common_columns(scan, &files).await.unwrap_or_default();
-        Ok(Scan { files: &files, ..scan.clone() }.select("read_csv", self.options(&columns)))
+        let options = match columns.is_empty() {
+            true => self.sniffed_once(scan, &files).await.unwrap_or_else(|| self.options(&[])),
+            false => self.options(&columns),
+        };
+        Ok(Scan { files: &files, ..scan.clone() }.select("read_csv", options))
     }
+}
+
+/// The columns in the files themselves. What cannot be described (a column of times of day) is left to the reader, and so is
+/// every error.
+async fn describe(
+    engine: &dyn EngineSession,
+    scan: &Scan<'_>,
+    files: &[ListedFile],
+    arguments: CallOptions,
+) -> Option<SchemaRef> {
+    let options = ScanOptions { hive: HivePartitions::Off, ..ScanOptions::default() };
+    let bare = Scan { files, options: &options, hive: false, filename: None, filename_prefix: 0, ..scan.clone() };
+    let Relation::Sql(sql) = bare.select("read_csv", arguments).relation else { return None };
+    engine.describe(&Query::new(sql)).await.ok()
 }
 
 /// The longest header that is compared, and of an object of a store.

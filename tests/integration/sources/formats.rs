@@ -267,3 +267,43 @@ async fn delta_tables_at_any_place_and_version() {
     let log = std::fs::read_to_string(lake.folder("a.t").join("_delta_log/00000000000000000001.json")).unwrap();
     assert!(log.contains("\"isBlindAppend\":false"), "{log}");
 }
+
+/// What is sniffed once and then stated must read every folder as DuckDB alone reads it, columns, types, rows and refusals.
+#[tokio::test(flavor = "multi_thread")]
+async fn sniffing_once_reads_as_duckdb_does() {
+    let folders: &[(&str, &[&str])] = &[
+        ("plain", &["n,s\n1,a\n", "n,s\n2,b\n"]),
+        ("order", &["n,s\n1,a\n", "s,n\nb,2\n"]),
+        ("wider", &["n,s\n1,a\n", "n,s\n2.5,b\n"]),
+        ("texts", &["n,s\n2024-01-01,a\n", "n,s\nyesterday,b\n"]),
+        ("header", &["n,s\n", "n,s\n2,b\n", "n,s\n3,c\n"]),
+        ("dialects", &["n,s\n1,\"a,b\"\n", "n;s\n2;'b;c'\n"]),
+        ("quotes", &["n,s\n1,\"a\"\"b\"\n", "n,s\n2,'b'\n"]),
+        ("missing", &["n,s\n1,a\n", "n\n2\n"]),
+        ("more", &["n\n1\n", "n,s\n2,b\n"]),
+        ("times", &["t,s\n12:30:00,a\n", "t,s\n13:30:00,b\n"]),
+        ("ragged", &["n,s\n1,a\n", "n,s\n2,b,c\n3,d\n"]),
+        ("headless", &["1,a\n2,b\n", "3,c\n4,d\n"]),
+        ("nulls", &["n,s\n,a\n", "n,s\n,b\n"]),
+        ("twice", &["n,n\n1,2\n", "n,n\n3,4\n"]),
+    ];
+    let lake = Lake::new().await;
+    for (name, files) in folders {
+        let mut list = Vec::new();
+        for (i, text) in files.iter().enumerate() {
+            list.push(format!("'{}'", path(&file(&lake, &format!("{name}/{i}.csv"), text))));
+        }
+        let body = "select typeof(any_value(l)) || coalesce(string_agg(l::varchar, ';' order by l::varchar), '') from";
+        let conn = duckrun::duckdb::Connection::open_in_memory().unwrap();
+        let alone = format!("{body} read_csv([{}]) as l", list.join(", "));
+        let alone: Result<Option<String>, _> = conn.query_row(&alone, [], |row| row.get(0));
+        let source = Csv::folder(lake.root().join(name)).without_filename();
+        let query = lake.session.sql(format!("{body} landing as l")).source("landing", source);
+        let ours = duckrun_testkit::rows(query).await;
+        match (alone, ours) {
+            (Ok(alone), Ok(ours)) => assert_eq!(ours, [alone.unwrap_or_else(|| "NULL".to_owned())], "{name}"),
+            (Err(_), Err(_)) => {}
+            (alone, ours) => panic!("{name}: DuckDB alone {alone:?}, ours {ours:?}"),
+        }
+    }
+}
