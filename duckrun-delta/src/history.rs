@@ -34,6 +34,12 @@ impl LogListing {
         self.commits.keys().next_back().copied().max(self.checkpoints.iter().max().copied())
     }
 
+    /// The newest version of a table whose version 0 was cleaned up: nothing keeps a run that saw no table from putting that
+    /// version once more, where no reader would find it.
+    pub(crate) fn cleaned_up(&self) -> Option<u64> {
+        self.newest().filter(|_| !self.commits.contains_key(&0))
+    }
+
     /// The commit times in milliseconds, made monotonic as the protocol asks ("Commit Timestamps"): a file system's clock may
     /// go back.
     pub(crate) fn times(&self) -> BTreeMap<u64, DateTime<Utc>> {

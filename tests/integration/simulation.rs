@@ -141,6 +141,21 @@ async fn a_run_does_not_commit_into_a_log_that_was_cleaned_up_after_its_snapshot
     assert!(matches!(append(&table, fresh.as_ref(), "e").await, Ok(CommitOutcome::Committed(_))));
 }
 
+/// A first run that took longer than others needed to create the table, fill it and clean its log up put version 0 once more: it was
+/// acknowledged, and no reader ever saw it (simulation, seed 1 after 21,705 operations).
+#[tokio::test]
+async fn a_first_run_does_not_commit_into_a_log_that_was_cleaned_up() {
+    let store = Arc::new(InMemory::new());
+    let table = table(store.clone(), Arc::default());
+    assert!(table.snapshot(At::Latest).await.unwrap().is_none());
+    assert!(matches!(append(&table, None, "a").await, Ok(CommitOutcome::Committed(_))));
+    let at = table.snapshot(At::Latest).await.unwrap();
+    assert!(matches!(append(&table, at.as_ref(), "b").await, Ok(CommitOutcome::Committed(_))));
+    store.delete(&Path::from("t/_delta_log/00000000000000000000.json")).await.unwrap();
+    let outcome = append(&table, None, "c").await.unwrap();
+    assert!(matches!(&outcome, CommitOutcome::Conflict { read: None, found: 1, .. }), "{outcome:?}");
+}
+
 /// A table that somebody created between two looks at its log was called corrupt (simulation, seed 4).
 #[tokio::test]
 async fn a_table_that_is_created_while_it_is_opened_is_opened() {

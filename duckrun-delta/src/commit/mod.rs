@@ -69,6 +69,15 @@ pub(crate) async fn commit(
             None => Prune::default(),
         },
     };
+    if read.is_none()
+        && let Some(found) = history::list(location, None).await?.cleaned_up()
+    {
+        return Ok(conflict(
+            None,
+            found,
+            "the table was created by another run, and its first entries are gone from the log",
+        ));
+    }
     let mut next = read.map_or(0, |v| v + 1);
     for _ in 0..MAX_ATTEMPTS {
         cx.check()?;

@@ -388,7 +388,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn without_a_place_to_spill_it_says_so() {
         let (schema, batches) = rows(600_000);
-        let error = sorted(&tight(None), BatchStream::from_batches(schema, batches), keys).await.unwrap_err();
+        let rows = sorted(&tight(None), BatchStream::from_batches(schema, batches), keys).await.unwrap();
+        let error = rows.collect().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
     }
 }
