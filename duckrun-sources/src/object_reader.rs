@@ -1,10 +1,10 @@
 //! An object as a file for decoders that block: reads go through a window, each window is one request.
 
 use std::io::{self, Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use duckrun_core::object_store::{GetOptions, GetRange, ObjectStore};
-use duckrun_core::{Result, StoreFile};
+use duckrun_core::{Error, Result, StoreFile};
 use tokio::runtime::Handle;
 
 use crate::stores::unreadable;
@@ -35,8 +35,15 @@ impl ObjectReader {
             if_match: self.file.e_tag.clone(),
             ..GetOptions::default()
         };
-        let fetched = async { self.store.get_opts(&self.file.path, options).await?.bytes().await };
-        let bytes = self.runtime.block_on(fetched).map_err(|e| unreadable(&self.file.name, e))?;
+        let (store, path) = (self.store.clone(), self.file.path.clone());
+        let (send, receive) = mpsc::channel();
+        self.runtime.spawn(async move {
+            let fetched = async { store.get_opts(&path, options).await?.bytes().await };
+            // Where nobody listens any more the reader was dropped.
+            let _ = send.send(fetched.await);
+        });
+        let gone = |e| Error::internal("the runtime of a reader has ended").with_source(e);
+        let bytes = receive.recv().map_err(gone)?.map_err(|e| unreadable(&self.file.name, e))?;
         self.start = range.start;
         self.window = bytes.into();
         Ok(())

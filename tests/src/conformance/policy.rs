@@ -105,10 +105,10 @@ where
     );
     report.check_now(
         "young_files_stay",
-        "It never asks to vacuum below the table's retention or below 7 days, unless unsafe retention was asked for.",
+        "It never asks to vacuum below the table's retention or below 7 days, unless a shorter one was asked for.",
         || {
             if subject.unsafe_retention {
-                return Err(super::Trouble::Lacking("unsafe retention was asked for".to_owned()));
+                return Err(super::Trouble::Lacking("a shorter retention was asked for".to_owned()));
             }
             for stats in tables(now) {
                 for action in policy.decide(&stats, now) {
