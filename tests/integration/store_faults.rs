@@ -39,7 +39,7 @@ async fn lake(store: &FaultyStore) -> Session {
 /// together the jobs meet every combination that matters and the test stays short.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_strategy_survives_every_fault() {
-    const STRIDE: usize = 13;
+    const STRIDE: usize = 11;
     let (mut runs, mut refused, mut unknown) = (0, 0, 0);
     let prepared = Arc::new(InMemory::new());
     let url = Url::parse("mem://lake/").unwrap();
@@ -78,7 +78,7 @@ async fn every_strategy_survives_every_fault() {
         }
     }
     println!("{runs} runs with a fault: {refused} refused, {unknown} unknown, the others as if nothing had happened");
-    assert!(runs > 200, "{runs}");
+    assert!(runs > 150, "{runs}");
 }
 
 /// One answer that cannot be right (a conflict about an object that nobody else knows, a body cut short) condemned a store for good:
