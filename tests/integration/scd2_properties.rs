@@ -85,7 +85,8 @@ async fn history(case: Case) -> Result<(), TestCaseError> {
         prop_assert!(got == timeless(table.rows()), "got {got:?}\nexpected {:?}", table.rows());
         let ids =
             lake.rows("select count(*) - count(distinct dbt_scd_id), count(*) - count(dbt_scd_id) from a.t").await;
-        if case.by_time {
+        // As in dbt, a row that was closed as missing and comes back with the same updated-at has the id of its closed version.
+        if case.by_time && !case.close_missing {
             prop_assert_eq!(ids, ["0|0".to_owned()], "one id for every version");
         }
         let open = "select count(*) - count(distinct id) from a.t where dbt_valid_to is null";

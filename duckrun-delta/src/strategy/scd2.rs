@@ -34,7 +34,8 @@ enum Compared {
 }
 
 /// Keeps every version of a row, as dbt's snapshots do: `dbt_valid_from` and `dbt_valid_to` (NULL for the current version),
-/// `dbt_updated_at`, and `dbt_scd_id`.
+/// `dbt_updated_at`, and `dbt_scd_id`. A row that was closed as missing and comes back with the same updated-at gets the id of its
+/// closed version again, as in dbt.
 ///
 /// A row has changed where its [`updated_at`](Scd2::updated_at) is later than the current version's, or where one of the
 /// [`check`](Scd2::check)ed columns differs; times are then the updated-at column's, if there is one, else the run's. Rows that have
