@@ -39,7 +39,9 @@ impl MergeSql<'_> {
         };
         let mut set = Vec::new();
         for (at, field) in self.schema.fields().iter().enumerate() {
-            let Some((n, column)) = self.set.iter().enumerate().find(|(_, s)| s.name == *field.name()) else { continue };
+            let Some((n, column)) = self.set.iter().enumerate().find(|(_, s)| s.name == *field.name()) else {
+                continue;
+            };
             let value = match column.partition {
                 // What compares as equal moves no row, whatever its sign.
                 true => format!("CASE WHEN m.moved THEN m.v_{n} ELSE {} END", self.old(&column.name)),
