@@ -87,6 +87,21 @@ async fn a_refused_run_leaves_no_change_file() {
     assert_eq!(lake.state("a.t"), before);
 }
 
+/// A store that is no folder: change files are uploaded and read back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_holds_change_files() {
+    let session = World::memory().session().maintenance(false).await.unwrap();
+    let model = session.model("a.t").sql("select i::bigint as n, i % 2 as p from range(10) r(i)").partition_by(["p"]);
+    model.property(FEED, "true").run().await.unwrap().committed().map(drop).unwrap();
+    let model =
+        session.model("a.t").sql("select 3::bigint as n, 0 as p union all select 20, 0").strategy(Merge::on(["n"]));
+    model.run().await.unwrap().committed().map(drop).unwrap();
+    let feed =
+        session.sql("select n, p, _change_type from s order by all").source("s", session.changes("a.t", 1).unwrap());
+    let expected = ["3|0|update_postimage", "3|1|update_preimage", "20|0|insert"];
+    assert_eq!(duckrun_testkit::rows(feed).await.unwrap(), expected);
+}
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
