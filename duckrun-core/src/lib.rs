@@ -48,7 +48,7 @@ pub use relation::{ColumnSource, DataFile, FileColumn, FileSet, Relation, StoreF
 pub use secret::StorageOptions;
 pub use source::{OpenedStore, Resolved, Source, SourceContext, TableOpener, Target};
 pub use store::{
-    At, CHANGE_DELETE, CHANGE_UPDATE, CommitRecord, Executor, FILE_INDEX, Intent, Operation, ROW_CHANGE, ROW_NUMBER,
-    RewriteSpec, Rewritten, RowCounts, Snapshot, Staged, StagedFile, Strategy, StrategyRun, TableStore, WriteJob,
-    WriteSpec,
+    At, CHANGE_DELETE, CHANGE_TYPE, CHANGE_UPDATE, CommitRecord, Executor, FILE_INDEX, Intent, Operation, ROW_CHANGE,
+    ROW_NUMBER, RewriteSpec, Rewritten, RowCounts, Snapshot, Staged, StagedFile, Strategy, StrategyRun, TableStore,
+    WriteJob, WriteSpec,
 };

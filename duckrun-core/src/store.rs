@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
@@ -127,7 +127,12 @@ pub struct WriteSpec {
     pub files: FileOptions,
     /// The table's properties after the commit (statistics columns, column mapping).
     pub properties: BTreeMap<String, String>,
+    /// Whether the rows are change data; see [`for_change_data`](Self::for_change_data).
+    pub change_data: bool,
 }
+
+/// In rows of change data: what happened to the row, one of `insert`, `delete`, `update_preimage` and `update_postimage` (Utf8).
+pub const CHANGE_TYPE: &str = "_change_type";
 
 impl WriteSpec {
     /// A spec.
@@ -137,7 +142,21 @@ impl WriteSpec {
         files: FileOptions,
         properties: BTreeMap<String, String>,
     ) -> Self {
-        Self { schema, partition_columns, files, properties }
+        Self { schema, partition_columns, files, properties, change_data: false }
+    }
+
+    /// The spec of what a commit did to rows of this spec, for a table with a change data feed: one more column,
+    /// [`CHANGE_TYPE`], and files that lie apart from the table's own. Nothing is required of the values, for the old rows may
+    /// be older than what is required now, and there are no statistics, for which the log has no place.
+    #[must_use]
+    pub fn for_change_data(mut self) -> Self {
+        let mut fields: Vec<Field> =
+            self.schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+        fields.push(Field::new(CHANGE_TYPE, DataType::Utf8, true));
+        self.schema = Arc::new(Schema::new(fields));
+        self.files.stats_columns = Some(0);
+        self.change_data = true;
+        self
     }
 }
 
@@ -179,22 +198,29 @@ impl StagedFile {
 #[non_exhaustive]
 #[derive(Debug, Clone, Default)]
 pub struct Staged {
-    /// The files.
+    /// The files with rows of the table.
     pub files: Vec<StagedFile>,
+    /// The files that say what the commit did to rows, for a table with a change data feed. They are no part of the table.
+    pub change_files: Vec<StagedFile>,
 }
 
 impl Staged {
-    /// Staged files.
+    /// Staged files of the table's rows.
     pub fn new(files: Vec<StagedFile>) -> Self {
-        Self { files }
+        Self { files, change_files: Vec::new() }
     }
 
-    /// Rows in all files.
+    /// Every file, of whatever kind.
+    pub fn all(&self) -> impl Iterator<Item = &StagedFile> {
+        self.files.iter().chain(&self.change_files)
+    }
+
+    /// Rows in all files of the table's rows.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|f| f.rows).sum()
     }
 
-    /// Bytes in all files.
+    /// Bytes in all files of the table's rows.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|f| f.size).sum()
     }
@@ -341,7 +367,8 @@ pub trait TableStore: Send + Sync + fmt::Debug {
     async fn snapshot(&self, at: At) -> Result<Option<Arc<dyn Snapshot>>>;
 
     /// Writes rows to new data files, in parallel, within the run's memory plan. `at` is the pinned snapshot, for the names
-    /// that columns have in its files.
+    /// that columns have in its files. The files of a spec [for change data](WriteSpec::for_change_data) belong into
+    /// [`Staged::change_files`] of the commit; they too are returned as [`Staged::files`].
     ///
     /// # Errors
     /// The stream's or the store's. What was written so far is removed.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use chrono::{DateTime, Utc};
-use duckrun_core::{At, ColumnSource, Error, ErrorKind, FileColumn, FileSet, Result, Snapshot as _};
+use duckrun_core::{At, CHANGE_TYPE, ColumnSource, Error, ErrorKind, FileColumn, FileSet, Result, Snapshot as _};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -23,12 +23,17 @@ use crate::read::file_set;
 use crate::schema::DeltaSchema;
 use crate::snapshot::{DeltaSnapshot, LiveFile};
 
-/// What happened to the row: `insert`, `delete`, `update_preimage` or `update_postimage`.
-const CHANGE_TYPE: &str = "_change_type";
+/// The folder of change files.
+pub(crate) const CHANGE_DATA: &str = "_change_data";
 /// The version that did it.
 const COMMIT_VERSION: &str = "_commit_version";
 /// When that version was committed.
 const COMMIT_TIMESTAMP: &str = "_commit_timestamp";
+
+/// The name of the first column that a table with a change feed must not have, because the feed has one of that name.
+pub(crate) fn reserved<'a>(mut columns: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    columns.find(|c| [CHANGE_TYPE, COMMIT_VERSION, COMMIT_TIMESTAMP].iter().any(|name| c.eq_ignore_ascii_case(name)))
+}
 
 /// The changes of the versions `from..=to` (the newest if `to` is `None`), in the columns that the table has at the last one.
 pub(crate) async fn changes(location: &Location, from: u64, to: Option<u64>) -> Result<FileSet> {

@@ -12,7 +12,11 @@ use duckrun_core::{
 
 use crate::change;
 
-/// Carries out plans that add or replace rows, with rows computed by the engine in one pass.
+/// Carries out every plan: new rows are computed by the engine in one pass, files that change are patched.
+///
+/// On a table with a change feed (`delta.enableChangeDataFeed`), a commit that rewrites files also writes what it did to each row:
+/// see [`DeltaStore::changes`](crate::DeltaStore::changes). That takes one more pass over the rewritten files, and a copy of the
+/// new rows in the engine, which spills.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SqlExecutor;
 
@@ -22,24 +26,17 @@ impl Executor for SqlExecutor {
         "sql"
     }
 
-    fn accepts(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()> {
-        let feed = |s: &dyn Snapshot| {
-            s.properties().get("delta.enableChangeDataFeed").is_some_and(|v| v.eq_ignore_ascii_case("true"))
-        };
+    fn accepts(&self, _at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()> {
         match &plan.action {
-            WriteAction::Append | WriteAction::Overwrite => Ok(()),
-            WriteAction::Merge(_) | WriteAction::Replace(_) if plan.action.removes() && at.is_some_and(feed) => {
-                Err(Error::unsupported(
-                    "the table has a change data feed, for which the sql executor writes no change files",
-                ))
-            }
-            WriteAction::Merge(_) | WriteAction::Replace(_) => Ok(()),
+            WriteAction::Append | WriteAction::Overwrite | WriteAction::Merge(_) | WriteAction::Replace(_) => Ok(()),
             _ => Err(Error::unsupported(format!("the sql executor cannot carry out {:?}", plan.action))),
         }
     }
 
     async fn run(&self, cx: &RunContext, job: WriteJob<'_>) -> Result<CommitOutcome> {
         self.accepts(job.at.as_deref(), &job.plan)?;
+        // The commit would refuse it too, when everything is written.
+        change::feed::check(job.at.as_deref(), &job.plan)?;
         if matches!(job.plan.action, WriteAction::Merge(_) | WriteAction::Replace(_)) {
             return change::run(cx, job).await;
         }

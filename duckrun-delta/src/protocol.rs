@@ -8,7 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use duckrun_core::{Check, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::changes::reserved;
 use crate::schema::DeltaSchema;
+
+/// The table property that asks for a change data feed.
+pub(crate) const CHANGE_FEED: &str = "delta.enableChangeDataFeed";
 
 /// Reader features that a read honours.
 const READABLE: &[&str] = &["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
@@ -90,13 +94,13 @@ impl Protocol {
         let both: BTreeSet<String> = features.iter().map(|f| (*f).to_owned()).collect();
         if both.is_empty() {
             // Version 2 brings appendOnly and invariants; more is asked of readers and writers only where it is used.
-            let cdf = properties.get("delta.enableChangeDataFeed").is_some_and(|v| v == "true");
+            let cdf = properties.get(CHANGE_FEED).is_some_and(|v| v.eq_ignore_ascii_case("true"));
             let min_writer_version = if cdf { 4 } else { 2 };
             return Self { min_reader_version: 1, min_writer_version, reader_features: None, writer_features: None };
         }
         let mut writer = both.clone();
         writer.extend(["appendOnly", "invariants"].map(str::to_owned));
-        if properties.contains_key("delta.enableChangeDataFeed") {
+        if properties.contains_key(CHANGE_FEED) {
             writer.insert("changeDataFeed".to_owned());
         }
         Self {
@@ -190,6 +194,7 @@ impl Protocol {
             }
         }
         refuse_unknown(self.writer_features.as_ref(), WRITABLE, "written")?;
+        check_feed(metadata, schema)?;
         if removes && metadata.flag("delta.appendOnly") {
             return Err(Error::invalid(
                 "the table is append-only (delta.appendOnly): rows cannot be replaced or deleted",
@@ -215,6 +220,22 @@ impl Protocol {
         }
         Ok(())
     }
+}
+
+/// Fails with the column's name where a table with a change feed has a column of the feed's own.
+pub(crate) fn check_feed(metadata: &Metadata, schema: &DeltaSchema) -> Result<()> {
+    let names = schema.fields.iter().map(|f| f.name.as_str());
+    match reserved(names).filter(|_| metadata.flag(CHANGE_FEED)) {
+        Some(name) => Err(feed_column(name)),
+        None => Ok(()),
+    }
+}
+
+/// The error for a column of a table with a change feed that the feed has too.
+pub(crate) fn feed_column(name: &str) -> Error {
+    Error::invalid(format!(
+        "the column {name:?} is called as one of the change data feed ({CHANGE_FEED}), which the table keeps: rename it"
+    ))
 }
 
 fn refuse_unknown(features: Option<&BTreeSet<String>>, known: &[&str], verb: &str) -> Result<()> {

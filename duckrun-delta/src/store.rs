@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use duckrun_core::maintenance::{MaintenanceOptions, TableMaintenance};
 use duckrun_core::{
-    At, BatchStream, CommitOutcome, Error, FileSet, Intent, Progress, Result, RewriteSpec, Rewritten, RunContext,
-    Snapshot, Staged, TableStore, WriteSpec,
+    At, BatchStream, CHANGE_TYPE, CommitOutcome, Error, FileSet, Intent, Progress, Result, RewriteSpec, Rewritten,
+    RunContext, Snapshot, Staged, TableStore, WriteSpec,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -71,7 +71,9 @@ impl DeltaStore {
     /// `_change_type` is `insert`, `delete`, `update_preimage` or `update_postimage`, `_commit_version` and
     /// `_commit_timestamp` say which commit it was. A commit that wrote change files is read from those; from any other the
     /// changes are derived, so that an update that rewrote a file appears as deletes and inserts of all its rows, the
-    /// unchanged ones included. Compactions do not appear. `from` may be one more than the newest version: then there are no
+    /// unchanged ones included. Our own commits to a table with a change feed write change files wherever rows of a file are
+    /// changed and others stay; a row that an update leaves as it was is in none, unless the update counts it as updated
+    /// ([`skip_unchanged`](duckrun_core::MergePlan::skip_unchanged) off). Compactions do not appear. `from` may be one more than the newest version: then there are no
     /// rows.
     ///
     /// # Errors
@@ -169,7 +171,7 @@ impl TableStore for DeltaStore {
     async fn discard(&self, _cx: &RunContext, staged: &Staged) -> Result<()> {
         let mut deletions = tokio::task::JoinSet::new();
         let mut first = Ok(());
-        for file in &staged.files {
+        for file in staged.all() {
             while deletions.len() >= CONCURRENT_DELETES {
                 first = first.and(joined(deletions.join_next().await));
             }
@@ -209,7 +211,7 @@ fn joined(done: Option<std::result::Result<Result<()>, tokio::task::JoinError>>)
 
 /// Partition folders that a refused run made, and the table's own if it never came to be. Only empty ones go.
 fn remove_empty_folders(table: &std::path::Path, staged: &Staged) {
-    for file in &staged.files {
+    for file in staged.all() {
         let decoded = percent_encoding::percent_decode_str(&file.path).decode_utf8_lossy();
         let mut folder = table.join(decoded.as_ref());
         while folder.pop() && folder.starts_with(table) {
@@ -227,6 +229,8 @@ pub(crate) fn physical_columns(at: Option<&DeltaSnapshot>, spec: &WriteSpec) -> 
     spec.schema
         .fields()
         .iter()
+        // What the table does not have is called in the files as it is here.
+        .filter(|field| !(spec.change_data && field.name() == CHANGE_TYPE))
         .map(|field| {
             let delta = known(field.name()).ok_or_else(|| {
                 Error::unsupported("columns cannot be added to a table with the feature columnMapping")

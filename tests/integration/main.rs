@@ -4,6 +4,7 @@
 mod bad_input;
 mod broken_disk;
 mod cancellation;
+mod change_feed;
 mod chaos;
 mod concurrency;
 mod conflicts;

@@ -18,11 +18,17 @@ const CHILD: &str = "DUCKRUN_MEMORY_CHILD";
 /// Runs an ignored test in a child process, so that what other tests of this binary hold is not counted; in a
 /// control group where one can be made, so that the kernel would kill it beyond the limit. Returns what it wrote.
 pub(crate) fn in_a_child(test: &str, group: u64) -> String {
+    in_a_child_with(test, group, &[])
+}
+
+/// The same, with environment variables of the child's own.
+pub(crate) fn in_a_child_with(test: &str, group: u64, environment: &[(&str, &str)]) -> String {
     let group_bytes = group;
     let group = MemoryGroup::create(&test.replace("::", "-"), group);
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
+        .envs(environment.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

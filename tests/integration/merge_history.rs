@@ -236,7 +236,7 @@ async fn not_null_holds_through_every_change() {
     assert_eq!(lake.state("a.t"), before);
 }
 
-/// A table with a change feed: our own merge does not write one, so delta-rs's carries it out, and the feed says what changed.
+/// A table to which another writer gave a change feed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_feed_is_honoured() {
     let lake = lake().await;

@@ -10,7 +10,8 @@ use duckrun_testkit::model::{Clause, Column, Counts, Expr, Merge, Refusal, Rows,
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
-use crate::oracle::{self, create, files, modelled, read, runtime, strategy};
+use crate::change_feed::{in_the_feed, readable_by_delta_rs};
+use crate::oracle::{self, create, create_with, files, modelled, read, runtime, strategy};
 use crate::support::Lake;
 
 /// proptest's own default means that nobody asked for a number.
@@ -77,16 +78,18 @@ fn judged(outcome: &duckrun::Result<duckrun::Report>, expected: &Result<Counts, 
 
 /// Whose merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+pub(crate) enum By {
     Ours,
+    /// Ours, on a table with a change feed.
+    OursWithFeed,
     /// delta-rs's merge behind our plans.
     DeltaRsExecutor,
 }
 
 /// Whether the merge was accepted; it then did what the model and DuckDB say.
-async fn merged(case: MergeCase, by: By) -> Result<bool, TestCaseError> {
+pub(crate) async fn merged(case: MergeCase, by: By) -> Result<bool, TestCaseError> {
     let lake = Lake::new().await;
-    create(&lake, "a.t", &case.table).await;
+    create_with(&lake, "a.t", &case.table, by == By::OursWithFeed).await;
     let mut table = case.table.table();
     same("the table before", &read(&lake.session, "a.t", table.columns()).await, table.rows())?;
     let before = lake.state("a.t");
@@ -94,7 +97,7 @@ async fn merged(case: MergeCase, by: By) -> Result<bool, TestCaseError> {
     table.on_schema_change = case.on_schema_change;
     let merge = modelled(&case);
     let expected = table.merge(&merge, &case.incoming);
-    let session = if by == By::Ours { lake.session.clone() } else { oracle::by_delta_rs(&lake).await };
+    let session = if by == By::DeltaRsExecutor { oracle::by_delta_rs(&lake).await } else { lake.session.clone() };
     let model = session.model("a.t").sql(sql::select(&case.incoming)).strategy(strategy(&case));
     let outcome = model.on_schema_change(case.on_schema_change).files(files(case.table.row_group_rows)).run().await;
     if by == By::DeltaRsExecutor && outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unsupported) {
@@ -110,6 +113,9 @@ async fn merged(case: MergeCase, by: By) -> Result<bool, TestCaseError> {
     if !expected.as_ref().is_ok_and(|c| c.committed) {
         prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written");
         return Ok(true);
+    }
+    if let (By::OursWithFeed, Ok(report)) = (by, &outcome) {
+        in_the_feed(&lake, report, readable_by_delta_rs(&case.table)).await.map_err(TestCaseError::fail)?;
     }
     if by == By::Ours {
         let by_duckdb = oracle::duckdb(&case, &merge, &old, table.columns()).await;
@@ -163,7 +169,7 @@ fn merges_agree_with_delta_rs() {
 
 /// One of the strategies that are no merge with options.
 #[derive(Debug, Clone)]
-enum Other {
+pub(crate) enum Other {
     Insert(NullKeys),
     DeleteInsert(NullKeys, Option<Expr>),
     ReplaceWhere(Expr),
@@ -172,7 +178,7 @@ enum Other {
     Update(String, Expr, Option<Expr>),
 }
 
-fn other_case() -> BoxedStrategy<(MergeCase, Other)> {
+pub(crate) fn other_case() -> BoxedStrategy<(MergeCase, Other)> {
     merge_case()
         .prop_flat_map(|case| {
             let columns = case.table.columns.clone();
@@ -205,9 +211,9 @@ fn other_case() -> BoxedStrategy<(MergeCase, Other)> {
         .boxed()
 }
 
-async fn changed(case: MergeCase, other: Other) -> Result<(), TestCaseError> {
+pub(crate) async fn changed(case: MergeCase, other: Other, feed: bool) -> Result<(), TestCaseError> {
     let lake = Lake::new().await;
-    create(&lake, "a.t", &case.table).await;
+    create_with(&lake, "a.t", &case.table, feed).await;
     let mut table: Table = case.table.table();
     let before = lake.state("a.t");
     let keys = case.options.keys.clone();
@@ -266,6 +272,8 @@ async fn changed(case: MergeCase, other: Other) -> Result<(), TestCaseError> {
     same("the change", &read(&lake.session, "a.t", table.columns()).await, table.rows())?;
     if !expected.is_ok_and(|c| c.committed) {
         prop_assert_eq!(lake.state("a.t"), before, "nothing was to be written");
+    } else if let (true, Ok(report)) = (feed, &outcome) {
+        in_the_feed(&lake, report, readable_by_delta_rs(&case.table)).await.map_err(TestCaseError::fail)?;
     }
     Ok(())
 }
@@ -273,5 +281,5 @@ async fn changed(case: MergeCase, other: Other) -> Result<(), TestCaseError> {
 #[test]
 fn the_other_strategies_agree_with_the_model() {
     let runtime = runtime();
-    check(96, &other_case(), |(case, other)| runtime.block_on(changed(case, other)));
+    check(96, &other_case(), |(case, other)| runtime.block_on(changed(case, other, false)));
 }

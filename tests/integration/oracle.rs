@@ -21,10 +21,18 @@ pub(crate) fn files(row_group_rows: usize) -> FileOptions {
 
 /// Creates a table as generated: each of its writes is a commit, then come the deletion vectors.
 pub(crate) async fn create(lake: &Lake, name: &str, case: &TableCase) {
+    create_with(lake, name, case, false).await;
+}
+
+/// The same, with a change feed or without.
+pub(crate) async fn create_with(lake: &Lake, name: &str, case: &TableCase, feed: bool) {
     for n in 0..case.files.len() {
         let mut model = lake.session.model(name).sql(sql::select(&case.file(n))).files(files(case.row_group_rows));
         if n == 0 && !case.partition_by.is_empty() {
             model = model.partition_by(case.partition_by.clone());
+        }
+        if n == 0 && feed {
+            model = model.property("delta.enableChangeDataFeed", "true");
         }
         model.run().await.unwrap().committed().map(drop).unwrap();
     }

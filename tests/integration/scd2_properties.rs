@@ -6,6 +6,7 @@ use duckrun_testkit::model::{self, Changed, Column, Rows, Table, Type, Value};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use crate::change_feed::in_the_feed;
 use crate::merge_properties::check;
 use crate::oracle::{files, read, runtime};
 use crate::support::Lake;
@@ -55,7 +56,7 @@ fn timeless(rows: &Rows) -> Rows {
     Rows::new(rows.columns.clone(), rows.rows.iter().map(|r| r.iter().map(one).collect()).collect())
 }
 
-async fn history(case: Case) -> Result<(), TestCaseError> {
+async fn history(case: Case, feed: bool) -> Result<(), TestCaseError> {
     let lake = Lake::new().await;
     let mut table = Table::new(Rows::new(columns(true), Vec::new()));
     let changed = if case.by_time { Changed::UpdatedAt("at".into()) } else { Changed::Columns(vec!["v".into()]) };
@@ -70,6 +71,7 @@ async fn history(case: Case) -> Result<(), TestCaseError> {
         let strategy = if case.by_time { strategy.updated_at("at") } else { strategy.check(["v"]) };
         let strategy = if case.close_missing { strategy.invalidate_hard_deletes() } else { strategy };
         let model: Model = lake.session.model("a.t").sql(sql::select(&incoming)).strategy(strategy).files(files(1000));
+        let model = model.property("delta.enableChangeDataFeed", feed.to_string());
         let report = model.run().await;
         prop_assert!(report.is_ok(), "{report:?}");
         let report = report.unwrap();
@@ -79,6 +81,9 @@ async fn history(case: Case) -> Result<(), TestCaseError> {
                 (report.rows_inserted(), report.rows_updated()),
                 (counts.inserted as u64, counts.updated as u64)
             );
+        }
+        if feed && report.read_version.is_some() && counts.committed {
+            in_the_feed(&lake, &report, true).await.map_err(TestCaseError::fail)?;
         }
         let query = "(select id, v, \"at\", dbt_updated_at, dbt_valid_from, dbt_valid_to from a.t)";
         let got = timeless(&read(&lake.session, query, &columns(true)).await);
@@ -98,5 +103,12 @@ async fn history(case: Case) -> Result<(), TestCaseError> {
 #[test]
 fn histories_agree_with_the_model() {
     let runtime = runtime();
-    check(16, &case(), |case| runtime.block_on(history(case)));
+    check(16, &case(), |case| runtime.block_on(history(case, false)));
+}
+
+/// With a change feed every run's closed and new versions are in it.
+#[test]
+fn histories_are_in_the_change_feed() {
+    let runtime = runtime();
+    check(12, &case(), |case| runtime.block_on(history(case, true)));
 }

@@ -19,6 +19,7 @@ pub(super) fn merge(plan: &MergePlan, done: &Done, elapsed: Duration) -> Operati
     let counts = &done.counts;
     let deleted = counts.deleted.unwrap_or_default();
     let (added, removed) = (done.staged.files.len(), done.removed.len());
+    let change_files = done.staged.change_files.len() as u64;
     let mut metrics: Vec<(&str, u64)> = vec![("executionTimeMs", elapsed.as_millis() as u64)];
     if plan.source {
         let on: Vec<String> = plan.keys.iter().map(|k| format!("target.{0} = source.{0}", quote_ident(k))).collect();
@@ -43,6 +44,7 @@ pub(super) fn merge(plan: &MergePlan, done: &Done, elapsed: Duration) -> Operati
             ("numTargetFilesAdded", added as u64),
             ("numTargetFilesRemoved", removed as u64),
             ("numTargetBytesAdded", done.staged.bytes()),
+            ("numTargetChangeFilesAdded", change_files),
         ]);
     } else {
         let conditions: Vec<&str> = plan
@@ -56,6 +58,7 @@ pub(super) fn merge(plan: &MergePlan, done: &Done, elapsed: Duration) -> Operati
             ("numAddedFiles", added as u64),
             ("numRemovedFiles", removed as u64),
             ("numAddedBytes", done.staged.bytes()),
+            ("numAddedChangeFiles", change_files),
         ]);
     }
     operation.metrics = texts(metrics);
@@ -81,6 +84,7 @@ pub(super) fn replace(plan: &ReplacePlan, partition_by: &[String], done: &Done, 
         ("numRemovedFiles", done.removed.len() as u64),
         ("numDeletedRows", done.counts.deleted.unwrap_or_default()),
         ("numCopiedRows", done.counts.copied),
+        ("numAddedChangeFiles", done.staged.change_files.len() as u64),
     ]);
     operation
 }

@@ -5,8 +5,10 @@
 //!    conditions name, with the position of each row, and joins ([`sql`]).
 //! 3. Files that lose every row are removed without being opened; of the others the store gets the changed rows in the order
 //!    of their positions, and rewrites. Rows that stay never pass through SQL. New rows go the way of an append.
-//! 4. One commit, which holds only if nobody touched what was read.
+//! 4. Where the table has a change feed, the rows that changed are written to change files as well ([`feed`]).
+//! 5. One commit, which holds only if nobody touched what was read.
 
+pub(crate) mod feed;
 mod history;
 pub(crate) mod incoming;
 mod ranges;
@@ -28,7 +30,7 @@ use duckrun_core::{
 
 use self::incoming::{Rules, count, rows};
 pub(crate) use self::sql::SOURCE;
-use self::sql::{MATCHES, MergeSql, TARGET};
+use self::sql::{INSERTS, MATCHES, MergeSql, TARGET};
 use crate::executor::{discard, finish};
 
 /// Where one incoming row comes for every so many of the table, or more, most of them are taken to change nothing (an extract of
@@ -113,9 +115,10 @@ impl Work<'_> {
             Some(at) if !merge.fresh => at.schema(),
             _ => Arc::new(Schema::empty()),
         };
-        let mut sql = MergeSql::new(merge, &self.plan.schema, &existing, &self.plan.partition_columns)?;
+        let feed = feed::is_on(self.at.as_deref(), &self.plan);
+        let mut sql = MergeSql::new(merge, &self.plan.schema, &existing, &self.plan.partition_columns, feed)?;
         let at = self.at.as_ref().filter(|_| sql.needs_matches());
-        let mut matched = false;
+        let (mut matched, mut before) = (false, None);
         if let Some(at) = at {
             let ranges = ranges::of_merge(self.engine, merge, &existing).await?;
             let mut set = at.files_within(&ranges).await?;
@@ -129,24 +132,38 @@ impl Work<'_> {
                 && sql.comparable()
                 && rows.is_some_and(|rows| done.counts.source.saturating_mul(DENSE) >= rows);
             if matched {
-                self.match_and_rewrite(merge, &sql, at, set, done).await?;
+                before = self.match_and_rewrite(merge, &sql, at, set, done).await?.filter(|_| feed);
             }
         }
+        let mut laid_by = false;
         if merge.source
-            && let Some(inserts) = sql.inserts(matched)?
+            && before.is_some()
+            && let Some(new) = sql.new_rows(matched)?
+        {
+            // Written twice, to the table and to the feed, so computed once.
+            let query = Query::new(new).with_output(incoming::nullable(&self.plan.schema));
+            self.engine.materialize(&RelationName::bare(INSERTS)?, &query).await?;
+            laid_by = true;
+        }
+        if merge.source
+            && let Some(inserts) = sql.inserts(matched, laid_by)?
         {
             self.phase(Phase::Writing);
             self.check_rows(&inserts).await?;
             self.stage(&Query::new(inserts), done).await?;
         } else if matched && sql.moves() {
             // An update without incoming rows that moves rows to other partitions.
-            if let Some(inserts) = sql.inserts(true)? {
+            if let Some(inserts) = sql.inserts(true, false)? {
                 self.stage(&Query::new(inserts), done).await?;
             }
         }
-        Ok(())
+        match before {
+            Some(before) => self.feed(sql.feed(laid_by)?, before, merge.skip_unchanged, done).await,
+            None => Ok(()),
+        }
     }
 
+    /// Returns the files that a change touches, if one of them was rewritten.
     async fn match_and_rewrite(
         &self,
         merge: &MergePlan,
@@ -154,7 +171,7 @@ impl Work<'_> {
         at: &Arc<dyn Snapshot>,
         set: FileSet,
         done: &mut Done,
-    ) -> Result<()> {
+    ) -> Result<Option<FileSet>> {
         let target = RelationName::bare(TARGET)?;
         self.engine.register(&target, Relation::Files(set.clone())).await?;
         let conditions: Vec<(&String, &duckrun_core::RowExpr)> = self
@@ -179,7 +196,7 @@ impl Work<'_> {
         let found = self.engine.materialize(&matches, &query).await?;
         self.cx.report(&Progress::start(Phase::Matching).at(found, 0));
         if !sql.changes_rows() {
-            return Ok(());
+            return Ok(None);
         }
         if !checked.is_empty() {
             for (name, condition) in conditions {
@@ -193,6 +210,7 @@ impl Work<'_> {
             done.removed.push(set.files[*file].path.clone());
             *done.counts.deleted.get_or_insert(0) += rows;
         }
+        let mut before = None;
         if touched.files.len() > whole.len() {
             self.phase(Phase::Writing);
             let without: Vec<i64> = whole.iter().map(|(file, _)| *file as i64).collect();
@@ -200,8 +218,11 @@ impl Work<'_> {
             // Without it several threads hand the sorted rows on as they come, whatever ORDER BY says.
             query.keep_order = true;
             let changes = self.engine.query(&query).await?;
-            let spec = RewriteSpec::new(self.spec(), set.files, merge.skip_unchanged);
+            let spec = RewriteSpec::new(self.spec(), set.files.clone(), merge.skip_unchanged);
             let rewritten = self.store.rewrite(self.cx, at, &spec, changes).await?;
+            if !rewritten.removed.is_empty() {
+                before = Some(feed::subset(&set, &touched.files.iter().map(|t| t.file).collect::<Vec<_>>()));
+            }
             done.staged.files.extend(rewritten.staged.files);
             done.removed.extend(rewritten.removed);
             *done.counts.deleted.get_or_insert(0) += rewritten.rows_deleted.saturating_sub(moved);
@@ -212,7 +233,7 @@ impl Work<'_> {
         // A moved row is staged with the new ones; it is none.
         done.counts.inserted = done.counts.inserted.wrapping_sub(moved);
         done.counts.deleted.get_or_insert(0);
-        Ok(())
+        Ok(before)
     }
 
     fn phase(&self, phase: Phase) {

@@ -12,8 +12,9 @@ use duckrun_core::{
     RelationName, ReplacePlan, Replaced, Result, RewriteSpec, RowExpr, Snapshot, StagedFile, quote_literal,
 };
 
+use super::feed::{self, subset};
 use super::incoming::{self, Rules, rows};
-use super::sql::{SOURCE, TARGET, keys_equal};
+use super::sql::{MATCHES, SOURCE, TARGET, keys_equal, replaced};
 use super::{Done, Work, history, ranges};
 use crate::executor::discard;
 use crate::read::parse_values;
@@ -36,6 +37,8 @@ impl Work<'_> {
 
     async fn exchange(&self, replace: &ReplacePlan, done: &mut Done) -> Result<()> {
         let old = self.at.as_ref().filter(|_| !replace.fresh);
+        let feed = feed::is_on(self.at.as_deref(), &self.plan);
+        let mut before = None;
         let laid_by = matches!(replace.rows, Replaced::Keys { .. }) || !self.plan.checks.is_empty();
         let mut query = self.taken(replace);
         if laid_by {
@@ -51,7 +54,7 @@ impl Work<'_> {
         if let (Some(at), Replaced::Where(condition)) = (old, &replace.rows) {
             let found = format!("({})", condition.sql);
             let ranges = ranges::of_expressions(self.engine, [condition].into_iter(), &at.schema()).await?;
-            self.delete(at, ranges, &found, "", done).await?;
+            before = self.delete(at, ranges, &found, "", feed, done).await?;
         }
         if let (Some(at), Replaced::Keys { keys, null_keys, predicates }) = (old, &replace.rows)
             && done.counts.source > 0
@@ -61,10 +64,19 @@ impl Work<'_> {
             let all: Vec<String> = predicates.iter().map(|p: &RowExpr| format!("({})", p.sql)).collect();
             let found = if all.is_empty() { "true".to_owned() } else { all.join(" AND ") };
             let join = format!(" SEMI JOIN {SOURCE} AS source ON {}", keys_equal(keys, *null_keys, &replace.incoming)?);
-            self.delete(at, ranges, &found, &join, done).await?;
+            before = self.delete(at, ranges, &found, &join, feed, done).await?;
         }
         self.phase(Phase::Writing);
+        if before.is_some() && !laid_by {
+            // The new rows are written twice: to the table and to the feed.
+            let rules = Rules { keys: &[], null_keys: NullKeys::Distinct, duplicates: &Duplicates::Allow };
+            done.counts.source = incoming::stage(self.engine, &query, &replace.incoming, &rules).await?;
+            query = Query::new(format!("SELECT * FROM {SOURCE}"));
+        }
         self.stage(&query, done).await?;
+        if let (Some(at), Some(before)) = (old, before) {
+            self.feed(replaced(&self.plan.schema, &at.schema(), &replace.incoming)?, before, false, done).await?;
+        }
         if let (Some(at), Replaced::Partitions) = (old, &replace.rows) {
             self.drop_partitions(at, done).await?;
         }
@@ -94,34 +106,45 @@ impl Work<'_> {
         query
     }
 
-    /// Takes out the rows of the table that fulfil a condition.
+    /// Takes out the rows of the table that fulfil a condition. Where a change feed is due, it returns the files that lose rows, and
+    /// their positions are laid by.
     async fn delete(
         &self,
         at: &Arc<dyn Snapshot>,
         ranges: Vec<duckrun_core::ColumnRange>,
         condition: &str,
         join: &str,
+        feed: bool,
         done: &mut Done,
-    ) -> Result<()> {
+    ) -> Result<Option<FileSet>> {
         let mut set = at.files_within(&ranges).await?;
         set.positions = true;
         done.reads.ranges = ranges;
         done.reads.files = set.files.iter().map(|f| f.path.clone()).collect();
         if set.files.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let target = RelationName::bare(TARGET)?;
         self.engine.register(&target, Relation::Files(set.clone())).await?;
         let from = format!("FROM {TARGET} AS target{join} WHERE {condition}");
-        let sql = format!("SELECT target.{FILE_INDEX} AS f, count(*)::BIGINT AS n {from} GROUP BY f ORDER BY f");
-        let found = rows(self.engine, &sql).await?;
+        let counted = match feed {
+            true => {
+                let sql = format!("SELECT target.{FILE_INDEX} AS f, target.{ROW_NUMBER} AS r {from}");
+                let query = Query::new(sql).with_joins_as_written(true);
+                self.engine.materialize(&RelationName::bare(MATCHES)?, &query).await?;
+                format!("SELECT f, count(*)::BIGINT AS n FROM {MATCHES}")
+            }
+            false => format!("SELECT target.{FILE_INDEX} AS f, count(*)::BIGINT AS n {from}"),
+        };
+        let found = rows(self.engine, &format!("{counted} GROUP BY f ORDER BY f")).await?;
         let (files, counts) =
             (found.column(0).as_primitive::<Int64Type>(), found.column(1).as_primitive::<Int64Type>());
-        let mut some = Vec::new();
+        let (mut all, mut some) = (Vec::new(), Vec::new());
         let mut gone = 0;
         for (file, n) in files.values().iter().zip(counts.values()) {
             let file = usize::try_from(*file).unwrap_or(usize::MAX);
             let data = set.files.get(file).ok_or_else(|| Error::internal("a row of a file that was not read"))?;
+            all.push(file);
             let deleted = data.deleted.as_ref().map_or(0, |d| d.len() as u64);
             if data.rows.is_some_and(|rows| rows.saturating_sub(deleted) == n.unsigned_abs()) {
                 done.removed.push(data.path.clone());
@@ -131,13 +154,24 @@ impl Work<'_> {
             }
         }
         if !some.is_empty() {
-            // Only these are read again.
-            let part = subset(&set, &some);
-            self.engine.register(&target, Relation::Files(part.clone())).await?;
-            let sql = format!(
-                "SELECT target.{FILE_INDEX} AS {FILE_INDEX}, target.{ROW_NUMBER} AS {ROW_NUMBER}, 2::TINYINT AS {ROW_CHANGE} \
-                 {from} ORDER BY 1, 2"
-            );
+            let (files, sql) = match feed {
+                true => {
+                    let some: Vec<String> = some.iter().map(usize::to_string).collect();
+                    let rows = format!("f AS {FILE_INDEX}, r AS {ROW_NUMBER}, 2::TINYINT AS {ROW_CHANGE}");
+                    let sql = format!("SELECT {rows} FROM {MATCHES} WHERE f IN ({}) ORDER BY 1, 2", some.join(", "));
+                    (set.files.clone(), sql)
+                }
+                false => {
+                    // Only these are read again.
+                    let part = subset(&set, &some);
+                    self.engine.register(&target, Relation::Files(part.clone())).await?;
+                    let sql = format!(
+                        "SELECT target.{FILE_INDEX} AS {FILE_INDEX}, target.{ROW_NUMBER} AS {ROW_NUMBER}, \
+                         2::TINYINT AS {ROW_CHANGE} {from} ORDER BY 1, 2"
+                    );
+                    (part.files, sql)
+                }
+            };
             let schema = Arc::new(Schema::new(vec![
                 Field::new(FILE_INDEX, DataType::Int64, false),
                 Field::new(ROW_NUMBER, DataType::Int64, false),
@@ -148,7 +182,7 @@ impl Work<'_> {
             // As in a merge: the order that the SQL asks for has to survive several threads.
             query.keep_order = true;
             let changes = self.engine.query(&query).await?;
-            let spec = RewriteSpec::new(self.spec(), part.files, false);
+            let spec = RewriteSpec::new(self.spec(), files, false);
             let rewritten = self.store.rewrite(self.cx, at, &spec, changes).await?;
             done.staged.files.extend(rewritten.staged.files);
             done.removed.extend(rewritten.removed);
@@ -156,7 +190,7 @@ impl Work<'_> {
             done.counts.copied += rewritten.rows_copied;
         }
         done.counts.deleted = Some(gone);
-        Ok(())
+        Ok((feed && !some.is_empty()).then(|| subset(&set, &all)))
     }
 
     /// Removes every file of the partitions that were written.
@@ -210,17 +244,4 @@ impl Columns {
         };
         self.columns.iter().map(one).collect()
     }
-}
-
-/// Some files of a set, renumbered.
-fn subset(set: &FileSet, files: &[usize]) -> FileSet {
-    let mut part = set.clone();
-    part.files = files.iter().map(|f| set.files[*f].clone()).collect();
-    let indices = arrow::array::UInt64Array::from_iter_values(files.iter().map(|f| *f as u64));
-    part.partition_values = set
-        .partition_values
-        .iter()
-        .map(|values| arrow::compute::take(values, &indices, None).unwrap_or_else(|_| values.slice(0, 0)))
-        .collect();
-    part
 }

@@ -5,6 +5,10 @@
 //! position of a row of the table, the incoming row it matches, the clause that applies to it, and those of the new values that
 //! need the old ones. Everything else is computed from source and matches alone, so that the table's other columns are never read.
 
+mod feed;
+
+pub(super) use self::feed::{BEFORE, CHANGE_INSERT, FeedSql, replaced};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -20,6 +24,8 @@ use duckrun_core::{
 pub(crate) const SOURCE: &str = "__duckrun_source";
 pub(super) const TARGET: &str = "__duckrun_target";
 pub(super) const MATCHES: &str = "__duckrun_matches";
+/// New rows that are laid by, for a table with a change feed.
+pub(super) const INSERTS: &str = "__duckrun_inserts";
 /// The number of the clause that applies to a match. A hidden name too: it stands beside the columns of the table.
 const CLAUSE: &str = "__duckrun_clause";
 
@@ -43,7 +49,8 @@ struct SetColumn {
     name: String,
     data_type: DataType,
     partition: bool,
-    /// Whether the new value needs nothing of the old row, so that it is computed when rows are written.
+    /// Whether the new value needs nothing of the old row, so that it is computed when rows are written. Never so where it is
+    /// needed twice, for `now()` and `random()` have other values then.
     late: bool,
 }
 
@@ -53,15 +60,17 @@ impl<'a> MergeSql<'a> {
         schema: &'a SchemaRef,
         existing: &'a Schema,
         partition_columns: &'a [String],
+        feed: bool,
     ) -> Result<Self> {
         let updates: Vec<&Vec<Assignment>> = plan.clauses.iter().filter_map(|c| assignments(&c.then)).collect();
         let names: BTreeSet<&str> = updates.iter().flat_map(|u| u.iter().map(|a| a.column.as_str())).collect();
         let mut set = Vec::new();
         // In the schema's order.
         for field in schema.fields().iter().filter(|f| names.contains(f.name().as_str())) {
-            let late = updates
-                .iter()
-                .all(|u| u.iter().find(|a| a.column == *field.name()).is_some_and(|a| a.value.target.is_empty()));
+            let late = !feed
+                && updates
+                    .iter()
+                    .all(|u| u.iter().find(|a| a.column == *field.name()).is_some_and(|a| a.value.target.is_empty()));
             set.push(SetColumn {
                 name: field.name().clone(),
                 data_type: field.data_type().clone(),
@@ -293,17 +302,22 @@ impl<'a> MergeSql<'a> {
         Arc::new(Schema::new(fields))
     }
 
-    /// Rows to insert, as whole rows of the table: incoming ones that match nothing, and those that move to another partition.
-    pub(super) fn inserts(&self, with_matches: bool) -> Result<Option<String>> {
+    /// Rows to insert, as whole rows of the table: incoming ones that match nothing (or what was laid by of them), and those that
+    /// move to another partition.
+    pub(super) fn inserts(&self, with_matches: bool, laid_by: bool) -> Result<Option<String>> {
         let mut parts = Vec::new();
-        parts.extend(self.new_rows(with_matches)?);
+        match laid_by {
+            true => parts.push(format!("SELECT * FROM {INSERTS}")),
+            false => parts.extend(self.new_rows(with_matches)?),
+        }
         if with_matches && self.moves() {
             parts.push(self.moved_rows()?);
         }
         Ok((!parts.is_empty()).then(|| parts.join("\nUNION ALL\n")))
     }
 
-    fn new_rows(&self, with_matches: bool) -> Result<Option<String>> {
+    /// Incoming rows that match nothing, as whole rows of the table.
+    pub(super) fn new_rows(&self, with_matches: bool) -> Result<Option<String>> {
         let clauses = self.numbered(When::NotMatched);
         let inserting: Vec<(usize, &Vec<Assignment>)> = clauses
             .iter()

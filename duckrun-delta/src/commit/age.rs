@@ -34,7 +34,7 @@ pub(crate) async fn check(
     cx: &RunContext,
     location: &Location,
     at: Option<&DeltaSnapshot>,
-    files: &[StagedFile],
+    files: &[&StagedFile],
 ) -> Result<()> {
     // A property that cannot be understood keeps vacuums of ours from running, not writes.
     let properties = at.and_then(|at| Properties::of(at.metadata()).ok()).unwrap_or_default();

@@ -71,7 +71,7 @@ pub(crate) async fn upkeep(cx: &RunContext, location: &Location, base: &DeltaSna
     let mut next = base.version() + 1;
     for _ in 0..MAX_ATTEMPTS {
         cx.check()?;
-        super::age::check(cx, location, Some(base), &plan.added).await?;
+        super::age::check(cx, location, Some(base), &plan.added.iter().collect::<Vec<_>>()).await?;
         match settle(cx, location, next, &rendered, plan.sync).await? {
             Fate::Committed => return Ok(Kept::Committed(next)),
             Fate::Unknown => {
@@ -99,7 +99,7 @@ pub(crate) async fn upkeep(cx: &RunContext, location: &Location, base: &DeltaSna
 pub(crate) struct Since {
     protocol: bool,
     metadata: Vec<Metadata>,
-    /// Paths that were added, with rows or without.
+    /// Paths that were added, with rows or without, change files among them.
     pub(crate) added: Vec<String>,
     /// Paths that were removed.
     pub(crate) removed: Vec<String>,
@@ -127,7 +127,7 @@ impl Since {
                         serde_json::from_value(body.clone())
                             .map_err(|e| corrupt("has metadata that cannot be understood").with_source(e))?,
                     ),
-                    "add" => since.added.push(path()?),
+                    "add" | "cdc" => since.added.push(path()?),
                     "remove" => {
                         since.removed.push(path()?);
                         since.vectors.extend(body.get("deletionVector").filter(|v| !v.is_null()).cloned());

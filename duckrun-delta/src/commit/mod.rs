@@ -31,7 +31,7 @@ pub(crate) use self::render::RUN_ID;
 use self::render::Rendered;
 use crate::history;
 use crate::location::Location;
-use crate::protocol::{Metadata, Protocol};
+use crate::protocol::{Metadata, Protocol, check_feed};
 use crate::prune::Prune;
 use crate::schema::DeltaSchema;
 use crate::snapshot::{DeltaSnapshot, LiveFile};
@@ -81,7 +81,7 @@ pub(crate) async fn commit(
     let mut next = read.map_or(0, |v| v + 1);
     for _ in 0..MAX_ATTEMPTS {
         cx.check()?;
-        age::check(cx, location, base.as_ref(), &intent.staged.files).await?;
+        age::check(cx, location, base.as_ref(), &intent.staged.all().collect::<Vec<_>>()).await?;
         let target = target(cx, base.as_ref(), intent)?;
         let (rendered, mut metrics) = render(cx, base.as_ref(), &target, intent, read).await?;
         match settle(cx, location, next, &rendered, intent.sync).await? {
@@ -177,6 +177,7 @@ fn target(cx: &RunContext, base: Option<&DeltaSnapshot>, intent: &Intent) -> Res
             created_time: Some(cx.now().timestamp_millis()),
             configuration: plan.metadata.properties.clone(),
         };
+        check_feed(&metadata, &schema)?;
         return Ok(Target {
             protocol: Some(Protocol::for_new_table(&schema, &plan.metadata.properties)),
             metadata: Some(metadata),
@@ -211,6 +212,7 @@ fn target(cx: &RunContext, base: Option<&DeltaSnapshot>, intent: &Intent) -> Res
     if let Some(comment) = &plan.metadata.comment {
         metadata.description = Some(comment.clone());
     }
+    check_feed(&metadata, &schema)?;
     let changed = metadata != *base.metadata();
     Ok(Target { protocol, metadata: changed.then_some(metadata) })
 }

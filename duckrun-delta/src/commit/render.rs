@@ -28,7 +28,7 @@ pub(super) fn render(
 ) -> Result<Rendered> {
     let now = cx.now();
     let millis = now.timestamp_millis();
-    let mut lines = Vec::with_capacity(intent.staged.files.len() + removed.len() + 3);
+    let mut lines = Vec::with_capacity(intent.staged.all().count() + removed.len() + 3);
     lines.push(json!({ "commitInfo": commit_info(cx, base, intent, read, metrics) }));
     if let Some(protocol) = protocol {
         lines.push(json!({ "protocol": to_json(protocol)? }));
@@ -67,6 +67,14 @@ pub(super) fn render(
             add["stats"] = Json::String(stats.clone());
         }
         lines.push(json!({ "add": add }));
+    }
+    for file in &intent.staged.change_files {
+        lines.push(json!({ "cdc": {
+            "path": file.path,
+            "partitionValues": file.partition_values,
+            "size": file.size,
+            "dataChange": false,
+        }}));
     }
     tracing::debug!(actions = lines.len(), at = %now.to_rfc3339_opts(SecondsFormat::Millis, true), "commit rendered");
     let mut text = String::new();

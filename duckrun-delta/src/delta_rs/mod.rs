@@ -1,4 +1,4 @@
-//! delta-rs's own merge, delete and update behind our plans: for tables that ours refuses (a change feed), and as an oracle.
+//! delta-rs's own merge, delete and update behind our plans: as a choice, and as an oracle.
 //!
 //! What delta-rs gets wrong stays outside: expressions are computed by DuckDB as far as possible ([`expr`]), the commit goes
 //! the way of ours, against exactly the pinned version ([`log`]), files are not ruled out by statistics that are not exact, and
@@ -45,6 +45,7 @@ use crate::change::SOURCE;
 use crate::change::incoming::{self, Rules};
 use crate::commit::{Fate, conflict_after};
 use crate::error::delta_error;
+use crate::protocol::CHANGE_FEED;
 use crate::snapshot::DeltaSnapshot;
 use crate::write::parquet_properties;
 
@@ -229,7 +230,7 @@ impl DeltaRsExecutor {
         let source = rows.as_ref().map_or_else(|| Arc::new(Schema::empty()), |r| r.schema().clone());
         let work = clauses.finish(merge, &state, &at.schema(), &source, &constants)?;
 
-        let change_feed = at.metadata().flag("delta.enableChangeDataFeed");
+        let change_feed = at.metadata().flag(CHANGE_FEED);
         let log = GuardedLog::new(cx, at.location(), &meter, at.version(), job.files.sync, change_feed);
         let mut table = DeltaTable::new(log.clone());
         table

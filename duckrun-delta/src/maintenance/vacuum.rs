@@ -6,8 +6,10 @@
 //!   that a writer whose clock was slow cannot make it look old;
 //! - the store wrote it within the retention: a run in flight may be about to commit it (such runs refuse to commit files older
 //!   than that);
-//! - it is hidden: the log, and every folder or file whose name begins with `_` or `.` and is no partition's; but for what a local
-//!   commit was writing when its process died.
+//! - it is hidden: the log, and every folder or file whose name begins with `_` or `.` and is no partition's; but for change files,
+//!   and for what a local commit was writing when its process died.
+//!
+//! Change files are in no snapshot and have no tombstones: they stay while a commit within the retention names them.
 //!
 //! What is listed is listed before the log is read, and what was committed while the start was marked is looked at once more, so
 //! a file that is committed meanwhile is seen as live.
@@ -26,11 +28,13 @@ use super::properties::Properties;
 use super::replay::{object_path, replay};
 use super::stats::horizon;
 use super::{clock, delete};
+use crate::changes::CHANGE_DATA;
 use crate::commit::{Kept, Since, Upkeep, unfinished_version, upkeep};
 use crate::deletion_vector::Descriptor;
 use crate::error::store_error;
 use crate::history;
 use crate::location::Location;
+use crate::protocol::CHANGE_FEED;
 use crate::snapshot::DeltaSnapshot;
 
 /// The shortest retention without the unsafe switch.
@@ -84,7 +88,16 @@ pub(super) async fn plan(
     check_retention(&Properties::of(first.metadata())?, asked, options)?;
     clock::newest_commit(cx, location, &first).await?;
     let horizon = horizon(cx.now(), asked);
-    let listed = if full { old_files(cx, location, &first, horizon).await? } else { BTreeMap::new() };
+    let below = match (full, first.metadata().flag(CHANGE_FEED)) {
+        (true, _) => Some(None),
+        // No tombstone says which change files there were.
+        (false, true) => Some(Some(Path::from(CHANGE_DATA))),
+        (false, false) => None,
+    };
+    let listed = match below {
+        Some(folder) => old_files(cx, location, &first, horizon, folder.as_ref()).await?,
+        None => BTreeMap::new(),
+    };
 
     // Only now the log, so that whatever was committed while the listing went on is known.
     let snapshot = open().await?.ok_or_else(missing)?;
@@ -154,12 +167,13 @@ impl Spared {
     }
 }
 
-/// Files that are not hidden, and unfinished commits, that the store wrote before the horizon.
+/// Files that are not hidden, and unfinished commits, that the store wrote before the horizon; all, or those of one folder.
 async fn old_files(
     cx: &RunContext,
     location: &Location,
     snapshot: &DeltaSnapshot,
     horizon: DateTime<Utc>,
+    folder: Option<&Path>,
 ) -> Result<BTreeMap<Path, u64>> {
     let mapped = snapshot.metadata().column_mapping();
     let partitions: Vec<&str> = snapshot
@@ -170,7 +184,7 @@ async fn old_files(
         .map(|f| f.physical_name(mapped))
         .collect();
     let mut old = BTreeMap::new();
-    let mut objects = location.store().list(None);
+    let mut objects = location.store().list(folder);
     let doing = || format!("list the files of {location}");
     while let Some(object) = objects.try_next().await.map_err(|e| store_error(e, doing()))? {
         cx.check()?;
@@ -183,9 +197,10 @@ async fn old_files(
 }
 
 /// Whether a file is none of the table's data: by the protocol names that begin with `_` or `.` are ignored, but a partition
-/// column may begin so too.
+/// column may begin so too, and change files are the table's.
 fn is_hidden(path: &Path, partitions: &[&str]) -> bool {
-    path.parts().any(|part| {
+    let change_data = path.parts().nth(1).is_some() && path.parts().next().is_some_and(|p| p.as_ref() == CHANGE_DATA);
+    path.parts().skip(usize::from(change_data)).any(|part| {
         let name = part.as_ref();
         let of_partition = || {
             name.split_once('=').is_some_and(|(column, _)| {
@@ -321,10 +336,19 @@ mod tests {
     #[test]
     fn hidden_names_stay_and_partitions_are_not_hidden() {
         let hidden = |path: &str| is_hidden(&Path::parse(path).unwrap(), &["_p", "a b"]);
-        for path in ["_delta_log/x.json", "_change_data/f.parquet", ".x", "p=1/.tmp", "a/_b/c", "_q=1/f"] {
+        for path in [
+            "_delta_log/x.json",
+            "_change_data",
+            "_change_data/.x",
+            "p=1/_change_data/f",
+            ".x",
+            "p=1/.tmp",
+            "a/_b/c",
+            "_q=1/f",
+        ] {
             assert!(hidden(path), "{path}");
         }
-        for path in ["f.parquet", "_p=1/f.parquet", "a%20b=1/f", "x/y_z"] {
+        for path in ["f.parquet", "_change_data/f", "_change_data/_p=1/f", "_p=1/f.parquet", "a%20b=1/f", "x/y_z"] {
             assert!(!hidden(path), "{path}");
         }
     }

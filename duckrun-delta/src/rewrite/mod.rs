@@ -21,6 +21,7 @@ mod produce;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::patch::equality;
 use duckrun_core::{BatchStream, Result, RewriteSpec, Rewritten, RunContext};
 
 use crate::snapshot::DeltaSnapshot;

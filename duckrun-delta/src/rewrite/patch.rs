@@ -123,9 +123,10 @@ fn assemble(piece: &ArrayRef, new: Option<&ArrayRef>, cuts: &[Cut]) -> Result<Ar
 }
 
 /// Whether a row of one array equals a row of another of the same type.
-type Equality<'a> = Box<dyn Fn(usize, usize) -> bool + 'a>;
+pub(crate) type Equality<'a> = Box<dyn Fn(usize, usize) -> bool + 'a>;
 
-pub(super) fn equality<'a>(old: &'a ArrayRef, new: &'a ArrayRef) -> Equality<'a> {
+/// How rows of two arrays of one type are compared: what is equal here counts as unchanged.
+pub(crate) fn equality<'a>(old: &'a ArrayRef, new: &'a ArrayRef) -> Equality<'a> {
     let (old_nulls, new_nulls) = (old.logical_nulls(), new.logical_nulls());
     let null = |nulls: &Option<arrow::buffer::NullBuffer>, i| nulls.as_ref().is_some_and(|n| n.is_null(i));
     let values = values_equal(old, new);

@@ -22,6 +22,7 @@ use super::litter::{Litter, Sweep};
 use super::partition::{Partition, Splitter, log_path};
 use super::sink::{DataFile, Destination, Finished, sync_folder};
 use super::stats::file_stats;
+use crate::changes::CHANGE_DATA;
 
 /// Files that are open at a time; beyond that the one that was not extended for longest is closed.
 const OPEN_FILES: usize = 128;
@@ -34,6 +35,8 @@ pub(super) struct Drive<'a> {
     cx: &'a RunContext,
     layout: Arc<Layout>,
     codec: Codec,
+    /// What stands before the name of a file's partition, and before its own.
+    prefix: (&'static str, &'static str),
     suffix: &'static str,
     target_file_size: u64,
     to: Destination,
@@ -97,6 +100,8 @@ impl<'a> Drive<'a> {
             cx,
             layout,
             codec,
+            // The names that Spark gives them; only the folder of change files has a meaning to readers.
+            prefix: if spec.change_data { (CHANGE_DATA, "cdc") } else { ("", "part") },
             suffix: match codec {
                 Codec::ZSTD(_) => "zstd.parquet",
                 Codec::SNAPPY => "snappy.parquet",
@@ -207,7 +212,10 @@ impl<'a> Drive<'a> {
             }
         };
         let to = self.to.clone();
-        let name = format!("{}part-00000-{}-c000.{}", partition.folder, uuid::Uuid::new_v4(), self.suffix);
+        let (folder, kind) = self.prefix;
+        let folder =
+            if folder.is_empty() { partition.folder.clone() } else { format!("{folder}/{}", partition.folder) };
+        let name = format!("{folder}{kind}-00000-{}-c000.{}", uuid::Uuid::new_v4(), self.suffix);
         let task = spawn_blocking(move || {
             let mut file = open.map_or_else(|| DataFile::create(to, name), Ok)?;
             file.append(encoded)?;

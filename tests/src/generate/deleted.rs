@@ -88,10 +88,14 @@ fn with_vectors(protocol: &Json) -> Json {
         }
         features
     };
+    let legacy: &[&str] = match protocol["minWriterVersion"].as_i64() {
+        Some(4) => &["appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns"],
+        _ => &["appendOnly", "invariants"],
+    };
     json!({ "protocol": {
         "minReaderVersion": 3, "minWriterVersion": 7,
         "readerFeatures": list("readerFeatures", &[]),
-        "writerFeatures": list("writerFeatures", &["appendOnly", "invariants"]),
+        "writerFeatures": list("writerFeatures", legacy),
     } })
 }
 
