@@ -52,6 +52,7 @@ mod location;
 mod new_files;
 mod object_reader;
 mod options;
+mod place;
 mod source;
 mod sql;
 mod stores;
