@@ -242,7 +242,8 @@ async fn a_retry_reads_only_what_came_since() {
         paths.iter().filter_map(entry).collect()
     };
     // Version 20 is the other's, before the overwrite lists what it replaces for the one time.
-    let model = session.model("a.t").sql("select n from s").source("s", meanwhile(1)).strategy(Overwrite::default());
+    let model =
+        session.model("a.t").sql("select n from s").source("s", meanwhile(1)).strategy(Overwrite::default().blind());
     let report = model.run().await.unwrap().committed().unwrap();
     let paths = store.paths();
     let mut read = entries(&paths);
