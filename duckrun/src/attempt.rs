@@ -179,11 +179,15 @@ async fn attempt(
     let mut watch = Watch { cx, since: Instant::now(), phases: Vec::new() };
     watch.start(Phase::Pinning);
     let store = store(model, name)?;
-    // The version is captured before anything else reads; everything after sees this snapshot.
-    let at = match before {
-        Some((known, found)) => store.snapshot_after(known, *found).await,
-        None => store.snapshot(At::Latest).await,
+    // The version is captured before anything else reads; everything after sees this snapshot. An engine that opens reads
+    // nothing, and takes as long as a request.
+    let pinning = async {
+        match before {
+            Some((known, found)) => store.snapshot_after(known, *found).await,
+            None => store.snapshot(At::Latest).await,
+        }
     };
+    let (at, opened) = futures::future::join(pinning, model.session.inner.engine.open(cx)).await;
     let at = at.map_err(|e| e.with_table(name.to_string()))?;
     if at.is_none() && model.expect_existing {
         return Err(Error::new(
@@ -191,7 +195,7 @@ async fn attempt(
             format!("the table was expected to exist at {}", store.location()),
         ));
     }
-    let opened = model.session.inner.engine.open(cx).await?;
+    let opened = opened?;
     let engine = opened.as_ref();
     let sql = choose_sql(model, at.is_some());
     let sources = register_sources(model, engine, cx, store.as_ref(), at.as_ref()).await?;
