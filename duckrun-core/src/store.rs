@@ -366,6 +366,17 @@ pub trait TableStore: Send + Sync + fmt::Debug {
     /// `Ok(None)` means that there is no table here, and only that; anything else that stands in the way is an error.
     async fn snapshot(&self, at: At) -> Result<Option<Arc<dyn Snapshot>>>;
 
+    /// Pins the newest version, for a run that repeats itself after a conflict: `known` is what it had pinned of this table, and
+    /// version `found` has been seen since. A store may read only what came after `known`; it must not take `known` for the
+    /// newest without having looked.
+    ///
+    /// # Errors
+    /// As [`snapshot`](TableStore::snapshot).
+    async fn snapshot_after(&self, known: &Arc<dyn Snapshot>, found: u64) -> Result<Option<Arc<dyn Snapshot>>> {
+        let _ = (known, found);
+        self.snapshot(At::Latest).await
+    }
+
     /// Writes rows to new data files, in parallel, within the run's memory plan. `at` is the pinned snapshot, for the names
     /// that columns have in its files. The files of a spec [for change data](WriteSpec::for_change_data) belong into
     /// [`Staged::change_files`] of the commit; they too are returned as [`Staged::files`].

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
 use duckrun_core::{CommitRecord, Error, ErrorKind, Result};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::{Map, Value as Json};
@@ -114,6 +114,19 @@ pub(crate) async fn read_commit(location: &Location, version: u64) -> Result<Opt
 
 /// Commits read at a time.
 const CONCURRENT_READS: usize = 16;
+
+/// The commits of some versions, in order, a few read ahead; `None` for one that is not there.
+pub(crate) fn commits(
+    location: &Location,
+    versions: std::ops::RangeInclusive<u64>,
+) -> impl Stream<Item = Result<(u64, Option<Bytes>)>> {
+    let location = location.clone();
+    let read = move |version| {
+        let location = location.clone();
+        async move { Ok((version, read_commit(&location, version).await?)) }
+    };
+    futures::stream::iter(versions).map(read).buffered(CONCURRENT_READS)
+}
 
 /// What the commits say about themselves, oldest first, up to a version. A commit that vanishes meanwhile is left out.
 pub(crate) async fn records(location: &Location, until: u64) -> Result<Vec<CommitRecord>> {

@@ -107,6 +107,15 @@ impl TableStore for DeltaStore {
         Ok(self.open(at).await?.map(|s| Arc::new(s) as Arc<dyn Snapshot>))
     }
 
+    async fn snapshot_after(&self, known: &Arc<dyn Snapshot>, found: u64) -> Result<Option<Arc<dyn Snapshot>>> {
+        // A table that has vanished or begun anew meanwhile has no such version; whatever fails here fails again below, with its
+        // reason.
+        match ours(known)?.newest().await {
+            Ok(newest) if newest.version() >= found => Ok(Some(Arc::new(newest))),
+            _ => self.snapshot(At::Latest).await,
+        }
+    }
+
     async fn stage(
         &self,
         cx: &RunContext,

@@ -7,7 +7,7 @@ use duckrun_core::StorageOptions;
 use duckrun_core::object_store::ObjectStore;
 
 use crate::formats::JsonLayout;
-use crate::stores::StoreChoice;
+use crate::place::StoreChoice;
 use crate::{
     ArrowIpc, Compression, Csv, CsvFormat, FileSource, FilenameColumn, Files, HivePartitions, Json, Location, Registry,
     ScanOptions,

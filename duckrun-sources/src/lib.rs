@@ -36,7 +36,8 @@
 //!
 //! # Object stores
 //! `Csv::glob("s3://bucket/landing/*.csv")` lists through `object_store` and is read by DuckDB's own readers over it, without an
-//! extension: parquet by the column chunks that it needs, CSV and JSON from front to back with a window read ahead. The run
+//! extension: parquet by the column chunks that it needs, CSV and JSON once from front to back. An [`Iceberg`] table's metadata and
+//! manifests are read through `object_store` too, and of its data files what parquet needs. The run
 //! opens the store with the session's options; [`FileSource::storage_options`] adds to them, [`FileSource::store`] takes a store
 //! that the embedder made. A file is read as it was listed: one that was replaced since is an error (`If-Match`), and DuckDB
 //! can open no other object than those that were listed.
@@ -52,6 +53,7 @@ mod location;
 mod new_files;
 mod object_reader;
 mod options;
+mod place;
 mod source;
 mod sql;
 mod stores;

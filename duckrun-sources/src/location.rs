@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use duckrun_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::stores::is_url;
+use crate::place::is_url;
 
 /// Where a source's files are.
 ///

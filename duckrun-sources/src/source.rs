@@ -11,7 +11,8 @@ use crate::format::Remote;
 use crate::formats::{ArrowFormat, CsvFormat, JsonFormat, ParquetFormat};
 use crate::infer::forced;
 use crate::location::{absolute, path_text};
-use crate::stores::{Objects, Place, StoreChoice, StoreWalk, is_url};
+use crate::place::{Place, StoreChoice, is_url};
+use crate::stores::{Objects, StoreWalk};
 use crate::walk::Walk;
 use crate::{
     FilenameColumn, Format, HivePartitions, Inferred, Listing, Location, Registry, Scan, ScanOptions, Shape, hive,

@@ -11,38 +11,24 @@ use std::sync::Arc;
 
 use duckrun_core::object_store::path::Path;
 use duckrun_core::object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
-use duckrun_core::{Error, ErrorKind, OpenedStore, Result, StorageOptions, StoreFile, StoreFiles, TableOpener};
+use duckrun_core::{Error, ErrorKind, OpenedStore, Result, StoreFile, StoreFiles, TableOpener};
 use futures::{StreamExt, TryStreamExt};
-use url::Url;
 
 use crate::listing::examples;
-use crate::location::{has_glob_characters, path_text};
+use crate::location::has_glob_characters;
+use crate::place::{Place, StoreChoice};
 use crate::{ListedFile, Listing, Location, Shape, TableFolder};
 
 /// Single objects that are asked for at a time.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// The store that a source was given, and options for one that is opened by its URL.
-#[derive(Clone, Default)]
-pub(crate) struct StoreChoice {
-    pub(crate) store: Option<Arc<dyn ObjectStore>>,
-    pub(crate) options: StorageOptions,
-}
-
-impl fmt::Debug for StoreChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A store's own `Debug` may show its credentials.
-        let given = self.store.is_some();
-        f.debug_struct("StoreChoice").field("given", &given).field("options", &self.options).finish()
-    }
-}
-
 /// The objects behind a listing.
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     by_name: HashMap<String, StoreFile>,
-    /// How the store was come by, for formats that open tables.
+    /// How the store was come by, and the root that is not left, for formats that open tables.
     pub(crate) choice: StoreChoice,
+    pub(crate) root: Option<Place>,
 }
 
 impl Objects {
@@ -64,101 +50,6 @@ impl Objects {
 impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Objects").field("files", &self.by_name.len()).finish_non_exhaustive()
-    }
-}
-
-/// `scheme://authority` and the rest, of a URL that is not `file://`.
-fn split(text: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = text.split_once("://")?;
-    let plain = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
-    if !plain || scheme.eq_ignore_ascii_case("file") {
-        return None;
-    }
-    let authority = rest.find('/').unwrap_or(rest.len());
-    Some(text.split_at(scheme.len() + 3 + authority))
-}
-
-/// Whether a path is a URL of an object store.
-pub(crate) fn is_url(path: &FsPath) -> bool {
-    path.to_str().is_some_and(|text| split(text).is_some())
-}
-
-/// A place in a store: where the store is, as the user wrote it (empty for one that was given), and the parts of the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    base: String,
-    parts: Vec<String>,
-}
-
-impl Place {
-    /// A path of the user's, below `root` where there is one.
-    pub(crate) fn parse(path: &FsPath, root: Option<&Self>) -> Result<Self> {
-        let text = path_text(path)?;
-        if text.is_empty() {
-            return Err(Error::invalid("the location is empty: name a file, a folder or a glob"));
-        }
-        let (base, rest) = match (split(text), root) {
-            (Some((base, rest)), _) => (base.to_owned(), rest),
-            (None, Some(root)) => (root.base.clone(), text),
-            (None, None) => (String::new(), text),
-        };
-        // Not repeated in the message.
-        let signed =
-            base.to_ascii_lowercase().starts_with("http") && rest.split_once('?').is_some_and(|(_, q)| q.contains('='));
-        if signed
-            || base
-                .split_once("://")
-                .is_some_and(|(_, a)| a.split_once('@').is_some_and(|(user, _)| user.contains(':')))
-        {
-            return Err(Error::invalid(
-                "a location carries credentials in its URL: put them into the storage options, since names of files are stored and \
-                 logged",
-            ));
-        }
-        let relative = split(text).is_none() && !text.starts_with('/');
-        let mut parts = root.filter(|_| relative).map(|r| r.parts.clone()).unwrap_or_default();
-        for part in rest.split('/') {
-            match part {
-                "" | "." => {}
-                ".." => drop(parts.pop()),
-                part => parts.push(part.to_owned()),
-            }
-        }
-        let place = Self { base, parts };
-        match root {
-            Some(root) if !place.is_below(root) => Err(Error::invalid(format!(
-                "{text} is outside of the root {root}: name a path below the root, or open the source with another root"
-            ))),
-            _ => Ok(place),
-        }
-    }
-
-    fn is_below(&self, folder: &Self) -> bool {
-        self.base == folder.base && self.parts.starts_with(&folder.parts)
-    }
-
-    /// The name of something below this place.
-    fn name(&self, below: &str) -> String {
-        match (self.to_string(), below) {
-            (place, "") => place,
-            (place, below) if place.is_empty() => below.to_owned(),
-            (place, below) => format!("{}/{below}", place.trim_end_matches('/')),
-        }
-    }
-
-    /// The folder before the first part with glob characters, and the pattern below it.
-    fn split_glob(&self) -> (Self, String) {
-        let fixed =
-            self.parts.iter().position(|p| has_glob_characters(p)).unwrap_or(self.parts.len().saturating_sub(1));
-        let (folder, pattern) = self.parts.split_at(fixed);
-        (Self { base: self.base.clone(), parts: folder.to_vec() }, pattern.join("/"))
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slash = if self.base.is_empty() { "" } else { "/" };
-        write!(f, "{}{slash}{}", self.base, self.parts.join("/"))
     }
 }
 
@@ -195,7 +86,7 @@ impl Found {
         self.files.push(StoreFile { name, path: meta.location, size: meta.size, e_tag: meta.e_tag });
     }
 
-    fn finish(self, choice: &StoreChoice) -> (Listing, Objects) {
+    fn finish(self, choice: &StoreChoice, root: Option<&Place>) -> (Listing, Objects) {
         let listed = self.files.iter().zip(self.modified).map(|(file, modified)| {
             let mut listed = ListedFile::new(&file.name, file.size);
             listed.modified = modified;
@@ -205,7 +96,7 @@ impl Found {
         listing.tables = self.tables;
         listing.tables.sort();
         let by_name = self.files.iter().map(|f| (f.name.clone(), f.clone())).collect();
-        (listing, Objects { store: self.store, by_name, choice: choice.clone() })
+        (listing, Objects { store: self.store, by_name, choice: choice.clone(), root: root.cloned() })
     }
 }
 
@@ -227,28 +118,11 @@ impl StoreWalk<'_> {
             Location::Glob(path) => self.glob(&place(path)?).await?,
             Location::List(paths) => self.files(&paths.iter().map(|p| place(p)).collect::<Result<Vec<_>>>()?).await?,
         };
-        Ok(found.finish(self.choice))
+        Ok(found.finish(self.choice, self.root))
     }
 
     fn open(&self, place: &Place) -> Result<OpenedStore> {
-        let given = self.choice.store.as_ref().filter(|_| place.base.is_empty());
-        if let Some(store) = given {
-            let path = Path::parse(place.parts.join("/"))
-                .map_err(|e| Error::invalid(format!("{place} is no path of a store")).with_source(e))?;
-            return Ok(OpenedStore { store: store.clone(), path });
-        }
-        let Some(tables) = self.tables.filter(|_| self.choice.store.is_none()) else {
-            return Err(Error::unsupported(match self.choice.store {
-                Some(_) => format!("{place} is a URL, and the source has a store of its own: name paths in that store"),
-                None => format!(
-                    "{place} is on an object store, which a run opens: resolve it within a run, or give it its store"
-                ),
-            }));
-        };
-        let bad = || Error::invalid(format!("{place} is not the URL of an object store"));
-        let mut url = Url::parse(&format!("{}/", place.base)).map_err(|_| bad())?;
-        url.path_segments_mut().map_err(|()| bad())?.clear().extend(&place.parts);
-        tables.open_store(&url, &self.choice.options)
+        self.choice.open(self.tables, place)
     }
 
     async fn head(&self, opened: &OpenedStore, name: &str) -> Result<ObjectMeta> {
@@ -302,7 +176,7 @@ impl StoreWalk<'_> {
         let Some(first) = places.first() else {
             return Err(Error::invalid("the list of files is empty: name at least one file"));
         };
-        if let Some(other) = places.iter().find(|p| p.base != first.base) {
+        if let Some(other) = places.iter().find(|p| p.base() != first.base()) {
             return Err(Error::invalid(format!(
                 "{first} and {other} are in different stores: use a source for each, and a union in the SQL"
             )));
@@ -311,16 +185,16 @@ impl StoreWalk<'_> {
         if let Some(twice) = places.iter().find(|p| !seen.insert(p.to_string())) {
             return Err(Error::invalid(format!("{twice} is in the list twice: its rows would come twice")));
         }
-        let mut common = first.parts.clone();
+        let mut common = first.parts().to_vec();
         for place in places {
-            let same = common.iter().zip(&place.parts).take_while(|(a, b)| a == b).count();
-            common.truncate(same.min(place.parts.len().saturating_sub(1)));
+            let same = common.iter().zip(place.parts()).take_while(|(a, b)| a == b).count();
+            common.truncate(same.min(place.parts().len().saturating_sub(1)));
         }
-        let folder = Place { base: first.base.clone(), parts: common };
+        let folder = first.above(first.parts().len() - common.len());
         let opened = self.open(&folder)?;
-        let (depth, opened_ref) = (folder.parts.len(), &opened);
+        let (depth, opened_ref) = (folder.parts().len(), &opened);
         let heads = futures::stream::iter(places.to_vec()).map(move |place| async move {
-            let path = place.parts[depth..].iter().fold(opened_ref.path.as_ref().to_owned(), |path, part| {
+            let path = place.parts()[depth..].iter().fold(opened_ref.path.as_ref().to_owned(), |path, part| {
                 if path.is_empty() { part.clone() } else { format!("{path}/{part}") }
             });
             let path = Path::parse(path)

@@ -1,10 +1,12 @@
 //! Places in stores by text alone, and listings over a store in memory.
 
+use duckrun_core::StorageOptions;
 use duckrun_core::object_store::memory::InMemory;
 use proptest::prelude::*;
 
 use super::*;
 use crate::Files;
+use crate::place::is_url;
 
 fn place(path: &str, root: Option<&str>) -> Result<String> {
     let root = root.map(|root| Place::parse(FsPath::new(root), None).unwrap());

@@ -90,23 +90,28 @@ async fn repeated(model: &Model, name: &TableName, cx: &RunContext, waited: Dura
     let started = Instant::now();
     let meter = PeakMeter::start();
     let mut attempts = 0;
+    let mut before: Option<(Arc<dyn Snapshot>, u64)> = None;
     loop {
         attempts += 1;
         let cx = cx.next_attempt();
         let span = tracing::info_span!("run", table = %name, strategy = model.strategy.name(), id = %cx.id());
-        let done = attempt(model, name, &cx).instrument(span).await?;
+        let done = attempt(model, name, &cx, before.as_ref()).instrument(span).await?;
         if Model::is_conflict(&done.outcome) && attempts <= model.retries {
             tracing::info!(table = %name, attempts, "conflict: reading and running again");
             // A pause that differs between competitors, so that they do not meet again and again.
             let jitter = cx.id().as_uuid().as_u128() as u64 % 20;
             tokio::time::sleep(Duration::from_millis(jitter * u64::from(attempts.min(10)))).await;
+            before = match (done.at, &done.outcome) {
+                (Some(at), CommitOutcome::Conflict { found, .. }) => Some((at, *found)),
+                _ => None,
+            };
             continue;
         }
         return Ok(Report {
             table: name.to_string(),
             strategy: model.strategy.name().to_owned(),
             executor: done.executor,
-            read_version: done.read,
+            read_version: done.at.as_ref().map(|s| s.version()),
             outcome: done.outcome,
             warnings: done.warnings,
             phases: done.phases,
@@ -136,7 +141,7 @@ fn store(model: &Model, name: &TableName) -> Result<Arc<dyn TableStore>> {
 
 struct Done {
     executor: String,
-    read: Option<u64>,
+    at: Option<Arc<dyn Snapshot>>,
     outcome: CommitOutcome,
     warnings: Vec<String>,
     phases: Vec<PhaseTime>,
@@ -164,19 +169,33 @@ impl Watch<'_> {
     }
 }
 
-async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Done> {
+/// `before` is what the attempt before had pinned, and the version that it met.
+async fn attempt(
+    model: &Model,
+    name: &TableName,
+    cx: &RunContext,
+    before: Option<&(Arc<dyn Snapshot>, u64)>,
+) -> Result<Done> {
     let mut watch = Watch { cx, since: Instant::now(), phases: Vec::new() };
     watch.start(Phase::Pinning);
     let store = store(model, name)?;
-    // The version is captured before anything else reads; everything after sees this snapshot.
-    let at = store.snapshot(At::Latest).await.map_err(|e| e.with_table(name.to_string()))?;
+    // The version is captured before anything else reads; everything after sees this snapshot. An engine that opens reads
+    // nothing, and takes as long as a request.
+    let pinning = async {
+        match before {
+            Some((known, found)) => store.snapshot_after(known, *found).await,
+            None => store.snapshot(At::Latest).await,
+        }
+    };
+    let (at, opened) = futures::future::join(pinning, model.session.inner.engine.open(cx)).await;
+    let at = at.map_err(|e| e.with_table(name.to_string()))?;
     if at.is_none() && model.expect_existing {
         return Err(Error::new(
             ErrorKind::NotFound,
             format!("the table was expected to exist at {}", store.location()),
         ));
     }
-    let opened = model.session.inner.engine.open(cx).await?;
+    let opened = opened?;
     let engine = opened.as_ref();
     let sql = choose_sql(model, at.is_some());
     let sources = register_sources(model, engine, cx, store.as_ref(), at.as_ref()).await?;
@@ -223,7 +242,7 @@ async fn attempt(model: &Model, name: &TableName, cx: &RunContext) -> Result<Don
 
     let mut done = Done {
         executor,
-        read: at.as_ref().map(|s| s.version()),
+        at: at.clone(),
         outcome,
         warnings,
         phases: Vec::new(),

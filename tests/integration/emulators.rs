@@ -258,6 +258,15 @@ async fn tokens_are_replaced_before_they_expire_and_after_a_401() {
         let rows = jobs::table(&session).await;
         assert!(rows.contains(&"1|new".to_owned()) && rows.len() >= 7, "{rows:?}");
         root.store().put(&StorePath::from("landing/a.csv"), "n\n1\n".into()).await.unwrap();
+        // A token that expires in the middle of an upload: each part arrives once.
+        let path = StorePath::from(format!("landing/parts-{}", expires.is_some()));
+        let mut upload = root.store().put_multipart(&path).await.unwrap();
+        for part in 0..25_u8 {
+            upload.put_part(vec![part; 50_000].into()).await.unwrap();
+        }
+        upload.complete().await.unwrap();
+        let bytes = root.store().get(&path).await.unwrap().bytes().await.unwrap();
+        assert!(bytes.len() == 25 * 50_000 && bytes.chunks(50_000).zip(0..).all(|(c, n)| c.iter().all(|b| *b == n)));
         let csv = Csv::glob(emulator.url("landing/*.csv"));
         let read = duckrun_testkit::rows(session.sql("select n from s").source("s", csv)).await.unwrap();
         assert_eq!(read, ["1"]);

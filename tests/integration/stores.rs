@@ -1,9 +1,11 @@
 //! Tables of object stores: read by SQL through DuckDB's own readers, pruned, and the same as local ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use duckrun::{Append, ErrorKind, MemorySettings, Overwrite, SafeAppend, Session};
+use duckrun::core::Relation;
+use duckrun::{Append, ErrorKind, MemorySettings, Overwrite, Resolved, SafeAppend, Session, Source, SourceContext};
 use duckrun_testkit::{CountingStore, Fault, FaultyStore, Operation};
 use futures::StreamExt;
 use object_store::ObjectStore;
@@ -193,4 +195,70 @@ async fn duckdb_s_extensions_are_asked_for_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let error = Session::open(folder.path()).use_duckdb_extensions(true).await.unwrap_err();
     assert!(error.message().contains("with_store_secret"), "{error}");
+}
+
+/// A row, and another writer that appends to the table whenever it is read, a few times.
+#[derive(Debug)]
+struct Meanwhile {
+    other: Session,
+    left: AtomicU64,
+    store: CountingStore,
+}
+
+#[async_trait::async_trait]
+impl Source for Meanwhile {
+    fn describe(&self) -> String {
+        "a row".to_owned()
+    }
+
+    async fn resolve(&self, _: &SourceContext<'_>) -> duckrun::Result<Resolved> {
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            let append = self.other.model("a.t").sql("select -1::bigint as n").strategy(Append::default());
+            append.run().await?.committed().map(drop)?;
+            self.store.take();
+        }
+        Ok(Relation::Sql("select 7::bigint as n".to_owned()).into())
+    }
+}
+
+/// After a conflict a run reads what came since, not the whole log again: an overwrite that others come before, and a fenced
+/// append that begins anew. Read again from the beginning, a table of many entries on a slow store never gave an overwrite its
+/// turn beside appends without a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_reads_only_what_came_since() {
+    let store = CountingStore::new(InMemory::new());
+    let url = Url::parse("mem://lake/").unwrap();
+    let open =
+        async || Session::open_in(url.clone(), Arc::new(store.clone()), Path::default()).writable().maintenance(false);
+    let (session, other) = (open().await.await.unwrap(), open().await.await.unwrap());
+    for n in 0..20 {
+        let append = session.model("a.t").sql(format!("select {n}::bigint as n")).strategy(Append::default());
+        append.run().await.unwrap().committed().map(drop).unwrap();
+    }
+    let meanwhile = |left| Meanwhile { other: other.clone(), left: AtomicU64::new(left), store: store.clone() };
+    let entries = |paths: &[String]| -> Vec<u64> {
+        let entry =
+            |p: &String| p.strip_prefix("GET")?.split("_delta_log/").nth(1)?.strip_suffix(".json")?.parse().ok();
+        paths.iter().filter_map(entry).collect()
+    };
+    // Version 20 is the other's, before the overwrite lists what it replaces for the one time.
+    let model =
+        session.model("a.t").sql("select n from s").source("s", meanwhile(1)).strategy(Overwrite::default().blind());
+    let report = model.run().await.unwrap().committed().unwrap();
+    let paths = store.paths();
+    let mut read = entries(&paths);
+    assert_eq!(report.version(), Some(21), "{report}");
+    let all = read.len();
+    read.sort_unstable();
+    read.dedup();
+    assert!(read.contains(&20) && read.len() == all, "an entry was read twice: {paths:#?}");
+    assert_eq!(rows(session.sql("select * from a.t")).await, ["7"]);
+    // Three others in a row, each before an attempt.
+    let model = session.model("a.t").sql("select n from s").source("s", meanwhile(3)).strategy(SafeAppend);
+    let report = model.retries(5).run().await.unwrap().committed().unwrap();
+    let paths = store.paths();
+    assert_eq!((report.version(), report.attempts), (Some(25), 4), "{report}");
+    // Counted since the last of them: the conflict with version 24, and the attempt after it.
+    assert!(entries(&paths).iter().all(|version| *version == 24), "{paths:#?}");
+    assert_eq!(rows(session.sql("select count(*)::bigint, sum(n)::bigint from a.t")).await, ["5|11"]);
 }

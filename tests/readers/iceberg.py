@@ -1,11 +1,12 @@
 """Writes Iceberg tables with pyiceberg, and prints what pyiceberg reads of them as JSON.
 
-    python iceberg.py FOLDER
+    python iceberg.py FOLDER [WAREHOUSE ENDPOINT]
 
-The tables go below FOLDER. Standard output gets, per table and snapshot, the metadata file, the snapshot's id (null for the
+The tables go below FOLDER, or below the WAREHOUSE (s3://..) of the S3 at ENDPOINT. Standard output gets, per table and snapshot, the metadata file, the snapshot's id (null for the
 current one) and the rows as texts. Manifests of deletes are made here: pyiceberg reads position deletes, but writes none.
 """
 
+import io
 import json
 import sys
 import uuid
@@ -145,46 +146,58 @@ def mapped(catalog):
 def version_3(catalog):
     """A newer format; the number alone must do."""
     table = catalog.create_table("n.version_3", Schema(NestedField(1, "id", LongType())))
-    file = Path(table.metadata_location.removeprefix("file://"))
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format-version": 3}))
+    file = table.metadata_location
+    write(table, file, json.dumps({**json.loads(read(table, file)), "format-version": 3}).encode())
     return table, []
+
+
+def read(table, place):
+    """The bytes of a file of the table."""
+    with table.io.new_input(place).open() as f:
+        return f.read()
+
+
+def write(table, place, content):
+    """Makes or replaces a file of the table."""
+    with table.io.new_output(place).create(overwrite=True) as f:
+        f.write(content)
 
 
 def with_delete_file(table, content, columns, types):
     """Adds a delete file to the newest snapshot: the parquet file, its manifest, and its entry in the manifest list."""
-    folder = Path(table.location().removeprefix("file://"))
     fields = [
         pa.field(name, ty, metadata={"PARQUET:field_id": str(id)}) for name, (id, ty) in zip(columns, types)
     ]
-    data = folder / "data" / f"{uuid.uuid4()}-deletes.parquet"
-    pq.write_table(pa.table(columns, schema=pa.schema(fields)), data)
-    list_file = Path(table.current_snapshot().manifest_list.removeprefix("file://"))
-    with list_file.open("rb") as f:
-        reader = fastavro.reader(f)
-        list_schema, list_meta, manifests = reader.writer_schema, reader.metadata, list(reader)
-    with Path(manifests[0]["manifest_path"].removeprefix("file://")).open("rb") as f:
-        reader = fastavro.reader(f)
-        schema, meta, entries = reader.writer_schema, reader.metadata, list(reader)
+    data = f"{table.location()}/data/{uuid.uuid4()}-deletes.parquet"
+    parquet = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=pa.schema(fields)), parquet)
+    write(table, data, parquet.getvalue())
+    list_file = table.current_snapshot().manifest_list
+    reader = fastavro.reader(io.BytesIO(read(table, list_file)))
+    list_schema, list_meta, manifests = reader.writer_schema, reader.metadata, list(reader)
+    reader = fastavro.reader(io.BytesIO(read(table, manifests[0]["manifest_path"])))
+    schema, meta, entries = reader.writer_schema, reader.metadata, list(reader)
     entry = entries[0]
     entry.update(status=1, snapshot_id=table.current_snapshot().snapshot_id, sequence_number=99, file_sequence_number=99)
     entry["data_file"].update(
         content=content,
-        file_path=f"file://{data}",
+        file_path=data,
         record_count=len(next(iter(columns.values()))),
-        file_size_in_bytes=data.stat().st_size,
+        file_size_in_bytes=len(parquet.getvalue()),
         equality_ids=[1] if content == 2 else None,
     )
     for statistics in ["column_sizes", "value_counts", "null_value_counts", "nan_value_counts", "lower_bounds", "upper_bounds"]:
         entry["data_file"][statistics] = None
-    manifest = folder / "metadata" / f"{uuid.uuid4()}-m0.avro"
-    with manifest.open("wb") as f:
-        kept = {k: v for k, v in meta.items() if not k.startswith("avro.")}
-        fastavro.writer(f, schema, [entry], codec="deflate", metadata={**kept, "content": "deletes"})
-    added = {**manifests[0], "manifest_path": f"file://{manifest}", "manifest_length": manifest.stat().st_size}
+    manifest, avro = f"{table.location()}/metadata/{uuid.uuid4()}-m0.avro", io.BytesIO()
+    kept = {k: v for k, v in meta.items() if not k.startswith("avro.")}
+    fastavro.writer(avro, schema, [entry], codec="deflate", metadata={**kept, "content": "deletes"})
+    write(table, manifest, avro.getvalue())
+    added = {**manifests[0], "manifest_path": manifest, "manifest_length": len(avro.getvalue())}
     added.update(content=1, sequence_number=99, min_sequence_number=99)
-    with list_file.open("wb") as f:
-        kept = {k: v for k, v in list_meta.items() if not k.startswith("avro.")}
-        fastavro.writer(f, list_schema, [*manifests, added], codec="null", metadata=kept)
+    avro = io.BytesIO()
+    kept = {k: v for k, v in list_meta.items() if not k.startswith("avro.")}
+    fastavro.writer(avro, list_schema, [*manifests, added], codec="null", metadata=kept)
+    write(table, list_file, avro.getvalue())
 
 
 def rows(table, snapshot):
@@ -199,7 +212,16 @@ def rows(table, snapshot):
 
 def main():
     root = Path(sys.argv[1])
-    catalog = SqlCatalog("c", uri=f"sqlite:///{root}/catalog.db", warehouse=f"file://{root}")
+    options = {"warehouse": f"file://{root}"}
+    if len(sys.argv) > 2:
+        options = {
+            "warehouse": sys.argv[2],
+            "s3.endpoint": sys.argv[3],
+            "s3.region": "us-east-1",
+            "s3.access-key-id": "somebody",
+            "s3.secret-access-key": "secret",
+        }
+    catalog = SqlCatalog("c", uri=f"sqlite:///{root}/catalog.db", **options)
     catalog.create_namespace("n")
     seen = []
     for make in [every_type, partitioned, evolved, version_1, empty, deletes, equality, mapped, version_3]:

@@ -2,15 +2,15 @@
 //!
 //! Invariants: only files that were registered are opened, and their sizes are known, so that opening costs no request; a read
 //! fills its buffer or fails, it is never short; a read ends when its statement is interrupted. What is kept besides
-//! DuckDB's own buffers is bounded: chunks in flight, [`TAILS`] bytes of file ends per session, and two windows of at most
-//! 4 MiB per file that is read from front to back.
+//! DuckDB's own buffers is bounded: chunks in flight, [`TAILS`] bytes of file ends and at most [`BEGINNINGS`] of file beginnings
+//! per session, and two windows of at most 4 MiB per file that is read from front to back.
 //!
 //! DuckDB plans the requests of parquet files itself: it joins neighbouring column chunks by the latency that it measures,
 //! fetches on threads of its own, and counts the buffers in its memory limit. What is added here: the end of a file is
 //! fetched once, wide enough for most footers, and kept, since DuckDB reads footers when it plans and again when it runs; so
-//! are small files. Not kept is the beginning of a large CSV file, of which DuckDB reads a buffer of 32 MiB whenever it plans
-//! a query over it, three times a run: its own file cache keeps only paths with a scheme that it knows.
+//! are small files, and the beginnings of large CSV and JSON files ([`beginnings`]).
 
+mod beginnings;
 mod file;
 mod laid;
 mod request;
@@ -24,6 +24,7 @@ use object_store::path::Path;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use self::beginnings::Beginnings;
 pub(super) use self::file::RemoteFile;
 pub(super) use self::laid::{Laid, lay_by, lay_by_files};
 use super::running::Running;
@@ -35,6 +36,9 @@ const SCHEME: &str = "duckrun://";
 const TAIL: u64 = 64 << 10;
 /// Bytes of file ends kept per session.
 const TAILS: usize = 8 << 20;
+/// Bytes of the beginnings of larger files kept per session: what DuckDB reads of one to sniff it. Less where DuckDB's own limit is
+/// small: an eighth of it.
+const BEGINNINGS: usize = 32 << 20;
 
 /// Everything that one session's DuckDB may read through object stores.
 pub(super) struct RemoteFiles {
@@ -43,6 +47,7 @@ pub(super) struct RemoteFiles {
     running: OnceLock<Arc<Running>>,
     sets: RwLock<Vec<Arc<RemoteSet>>>,
     tails: Mutex<Tails>,
+    beginnings: Beginnings,
 }
 
 /// The files of one relation.
@@ -70,9 +75,17 @@ struct Tails {
 }
 
 impl RemoteFiles {
-    /// Called where the runtime is known that will make the requests.
-    pub(super) fn new(runtime: Handle, run: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { runtime, run, running: OnceLock::new(), sets: RwLock::default(), tails: Mutex::default() })
+    /// Called where the runtime is known that will make the requests. `memory` is what DuckDB may use beside it.
+    pub(super) fn new(runtime: Handle, run: CancellationToken, memory: u64) -> Arc<Self> {
+        let limit = usize::try_from(memory / 8).map_or(BEGINNINGS, |share| share.min(BEGINNINGS));
+        Arc::new(Self {
+            runtime,
+            run,
+            running: OnceLock::new(),
+            sets: RwLock::default(),
+            tails: Mutex::default(),
+            beginnings: Beginnings::new(limit),
+        })
     }
 
     /// Names what runs on the connection: its interrupts end reads too.

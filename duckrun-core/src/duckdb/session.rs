@@ -96,7 +96,7 @@ impl DuckSession {
         }
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|e| Error::internal("a session is opened outside of an async runtime").with_source(e))?;
-        let remote = RemoteFiles::new(runtime, cx.cancellation().clone());
+        let remote = RemoteFiles::new(runtime, cx.cancellation().clone(), plan.engine);
         let conn = Database::open(&all, &remote).map_err(fail)?;
         wanted.iter().try_for_each(|secret| secrets::create(&conn, secret))?;
         let catalog = conn.query_row("SELECT current_database()", [], |row| row.get(0)).map_err(fail)?;

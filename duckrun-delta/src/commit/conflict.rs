@@ -20,7 +20,6 @@ pub(crate) struct CommitSummary {
     operation: Option<String>,
     protocol: bool,
     metadata: Option<Metadata>,
-    data_files: usize,
     data_changes: usize,
     added: Vec<Added>,
     removed: Vec<Removed>,
@@ -56,8 +55,8 @@ pub(super) struct Stakes<'a> {
 /// What a commit means for a write that did not know of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The write may follow it. `files_changed` says whether the set of live files is another.
-    Pass { files_changed: bool },
+    /// The write may follow it.
+    Pass,
     /// It created the table.
     CreatesTable,
     /// The write may not follow it, and why.
@@ -89,7 +88,6 @@ impl CommitSummary {
                     summary.metadata = Some(metadata);
                 }
                 "add" | "remove" => {
-                    summary.data_files += 1;
                     // A missing flag counts as a change: the protocol requires it, so nothing may be concluded from its absence.
                     let data_change = body["dataChange"].as_bool() != Some(false);
                     summary.data_changes += usize::from(data_change);
@@ -174,7 +172,7 @@ impl CommitSummary {
             ConflictPolicy::CompareAndSwap if !self.transactions.is_empty() || !self.other.is_empty() => {
                 Verdict::Conflict(format!("version {version} ({operation}) is not maintenance"))
             }
-            _ => Verdict::Pass { files_changed: self.data_files > 0 },
+            _ => Verdict::Pass,
         }
     }
 }

@@ -72,7 +72,7 @@ pub(crate) async fn upkeep(cx: &RunContext, location: &Location, base: &DeltaSna
     for _ in 0..MAX_ATTEMPTS {
         cx.check()?;
         super::age::check(cx, location, Some(base), &plan.added.iter().collect::<Vec<_>>()).await?;
-        match settle(cx, location, next, &rendered, plan.sync).await? {
+        match settle(cx, location, next, &rendered, plan.sync).await?.fate {
             Fate::Committed => return Ok(Kept::Committed(next)),
             Fate::Unknown => {
                 let text = format!("version {next} may or may not hold the {} {}", plan.operation, cx.id());

@@ -10,25 +10,30 @@ mod conflict;
 mod maintain;
 mod put;
 mod render;
+mod replaced;
 #[cfg(test)]
 mod tests;
 
+use std::pin::pin;
 use std::time::Instant;
 
+use bytes::Bytes;
 use duckrun_core::{
     AppTransaction, At, Commit, CommitOutcome, ConflictPolicy, Error, ErrorKind, Intent, Nothing, Result, RunContext,
     Snapshot, WriteAction, WriteMetrics,
 };
+use futures::TryStreamExt;
 
 pub(crate) use self::conflict::CommitSummary;
 use self::conflict::{Stakes, Verdict};
 pub(crate) use self::maintain::{Kept, Since, Upkeep, VACUUM_APP, upkeep};
-use self::put::settle;
 #[cfg(test)]
 pub(crate) use self::put::unfinished;
 pub(crate) use self::put::{Fate, unfinished_version};
+use self::put::{Settled, settle};
 pub(crate) use self::render::RUN_ID;
 use self::render::Rendered;
+use self::replaced::Replaced;
 use crate::history;
 use crate::location::Location;
 use crate::protocol::{Metadata, Protocol, check_feed};
@@ -79,12 +84,17 @@ pub(crate) async fn commit(
         ));
     }
     let mut next = read.map_or(0, |v| v + 1);
+    let mut replaced = match &base {
+        Some(base) if intent.plan.action == WriteAction::Overwrite => Some(Replaced::of(base).await?),
+        _ => None,
+    };
     for _ in 0..MAX_ATTEMPTS {
         cx.check()?;
         age::check(cx, location, base.as_ref(), &intent.staged.all().collect::<Vec<_>>()).await?;
         let target = target(cx, base.as_ref(), intent)?;
-        let (rendered, mut metrics) = render(cx, base.as_ref(), &target, intent, read).await?;
-        match settle(cx, location, next, &rendered, intent.sync).await? {
+        let (rendered, mut metrics) = render(cx, base.as_ref(), &target, intent, replaced.as_ref(), read).await?;
+        let Settled { fate, taken } = settle(cx, location, next, &rendered, intent.sync).await?;
+        match fate {
             Fate::Committed => {
                 metrics.commit_time = started.elapsed();
                 return Ok(CommitOutcome::Committed(Commit::new(next, metrics)));
@@ -92,36 +102,31 @@ pub(crate) async fn commit(
             Fate::Unknown => return Ok(CommitOutcome::Unknown { version: next, id: cx.id() }),
             Fate::Taken => {}
         }
-        // Somebody else has this version: judge it and everything after it, then try the one after that.
-        let listing = history::list(location, Some(next)).await?;
-        let newest = listing.newest().unwrap_or(next).max(next);
-        let mut reload = base.is_none();
-        for version in next..=newest {
-            let Some(bytes) = history::read_commit(location, version).await? else {
+        // Somebody else has this version: judge it and everything after it, then try the one after that. What it says is known
+        // by now, so that a conflict with it costs no further request.
+        if let Some(bytes) = &taken {
+            if let Some(end) = judge(next, bytes, read, base.as_ref(), intent, &stakes)? {
+                return Ok(end);
+            }
+            replaced.iter_mut().try_for_each(|replaced| replaced.follow(next, bytes))?;
+        }
+        let newest = history::list(location, Some(next)).await?.newest().unwrap_or(next).max(next);
+        let mut rest = pin!(history::commits(location, next + u64::from(taken.is_some())..=newest));
+        while let Some((version, bytes)) = rest.try_next().await? {
+            let Some(bytes) = bytes else {
                 return Ok(CommitOutcome::Conflict {
                     read,
                     found: newest,
                     reason: format!("version {version} is no longer in the log, so it cannot be judged"),
                 });
             };
-            let summary = CommitSummary::parse(version, &bytes)?;
-            if let Some(transaction) = &intent.transaction
-                && let Some(applied) = summary.app_version(&transaction.app_id)
-                && applied >= transaction.version
-            {
-                return Ok(CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version: applied }));
+            if let Some(end) = judge(version, &bytes, read, base.as_ref(), intent, &stakes)? {
+                return Ok(end);
             }
-            match summary.judge(intent.plan.conflict, base.as_ref().map(DeltaSnapshot::metadata), &stakes) {
-                Verdict::Pass { files_changed } => {
-                    reload |= files_changed && intent.plan.action == WriteAction::Overwrite;
-                }
-                Verdict::CreatesTable if base.is_none() => {}
-                Verdict::CreatesTable => return Ok(conflict(read, version, "the table was created anew")),
-                Verdict::Conflict(reason) => return Ok(conflict(read, version, &reason)),
-            }
+            replaced.iter_mut().try_for_each(|replaced| replaced.follow(version, &bytes))?;
         }
         next = newest + 1;
-        if read.is_none() {
+        if base.is_none() {
             // Two first runs at once: an append joins the table that won, if it fits; anything else was planned for no table.
             let winner = match DeltaSnapshot::open(location, At::Version(newest)).await? {
                 Some(winner) => winner,
@@ -131,15 +136,34 @@ pub(crate) async fn commit(
                 return Ok(conflict(None, newest, &reason));
             }
             base = Some(winner);
-        } else if reload {
-            base = match &base {
-                Some(base) => Some(base.at_version(newest).await?),
-                None => None,
-            };
         }
     }
     Err(Error::new(ErrorKind::Unavailable, format!("{MAX_ATTEMPTS} versions in a row were taken by others"))
         .with_operation("commit"))
+}
+
+/// Whether a commit of somebody else ends the attempt, and how.
+fn judge(
+    version: u64,
+    bytes: &[u8],
+    read: Option<u64>,
+    base: Option<&DeltaSnapshot>,
+    intent: &Intent,
+    stakes: &Stakes<'_>,
+) -> Result<Option<CommitOutcome>> {
+    let summary = CommitSummary::parse(version, bytes)?;
+    if let Some(transaction) = &intent.transaction
+        && let Some(applied) = summary.app_version(&transaction.app_id)
+        && applied >= transaction.version
+    {
+        return Ok(Some(CommitOutcome::NothingToDo(Nothing::AlreadyApplied { version: applied })));
+    }
+    Ok(match summary.judge(intent.plan.conflict, base.map(DeltaSnapshot::metadata), stakes) {
+        Verdict::Pass => None,
+        Verdict::CreatesTable if base.is_none() => None,
+        Verdict::CreatesTable => Some(conflict(read, version, "the table was created anew")),
+        Verdict::Conflict(reason) => Some(conflict(read, version, &reason)),
+    })
 }
 
 fn conflict(read: Option<u64>, found: u64, reason: &str) -> CommitOutcome {
@@ -235,10 +259,11 @@ async fn render(
     base: Option<&DeltaSnapshot>,
     target: &Target,
     intent: &Intent,
+    replaced: Option<&Replaced>,
     read: Option<u64>,
 ) -> Result<(Rendered, WriteMetrics)> {
     let removed = match base {
-        Some(base) if intent.plan.action == WriteAction::Overwrite => base.live_files().await?,
+        Some(_) if replaced.is_some() => replaced.map(Replaced::files).unwrap_or_default(),
         Some(base) if !intent.removed.is_empty() => named(base, &intent.removed).await?,
         _ => Vec::new(),
     };
@@ -276,10 +301,10 @@ pub(crate) async fn settle_bytes(
     cx: &RunContext,
     location: &Location,
     version: u64,
-    bytes: bytes::Bytes,
+    bytes: Bytes,
     sync: bool,
 ) -> Result<Fate> {
-    settle(cx, location, version, &Rendered(bytes), sync).await
+    Ok(settle(cx, location, version, &Rendered(bytes), sync).await?.fate)
 }
 
 /// The outcome of a commit whose version somebody else has taken, for a write that any commit refuses.
@@ -313,11 +338,13 @@ pub(crate) enum Holder {
     Other,
 }
 
-/// Looks whose commit a version is: the proof that staged files may (or must not) be removed.
-pub(crate) async fn holder(location: &Location, version: u64, id: duckrun_core::RunId) -> Result<Holder> {
-    Ok(match history::read_commit(location, version).await? {
-        Some(bytes) if CommitSummary::parse(version, &bytes)?.is_of(id) => Holder::Us,
-        Some(_) => Holder::Other,
-        None => Holder::Nobody,
+/// Looks whose commit a version is, and what it says if it is somebody else's: the proof that staged files may (or must not) be
+/// removed.
+async fn holder(location: &Location, version: u64, id: duckrun_core::RunId) -> Result<(Holder, Option<Bytes>)> {
+    let bytes = history::read_commit(location, version).await?;
+    Ok(match &bytes {
+        Some(bytes) if CommitSummary::parse(version, bytes)?.is_of(id) => (Holder::Us, None),
+        Some(_) => (Holder::Other, bytes),
+        None => (Holder::Nobody, None),
     })
 }

@@ -32,6 +32,18 @@ pub(crate) enum Fate {
     Unknown,
 }
 
+/// The same, and what the commit says that has the version, where it was read.
+pub(super) struct Settled {
+    pub(super) fate: Fate,
+    pub(super) taken: Option<Bytes>,
+}
+
+impl From<Fate> for Settled {
+    fn from(fate: Fate) -> Self {
+        Self { fate, taken: None }
+    }
+}
+
 /// The answer to one put.
 enum Answer {
     Created,
@@ -52,7 +64,7 @@ pub(super) async fn settle(
     version: u64,
     rendered: &Rendered,
     sync: bool,
-) -> Result<Fate> {
+) -> Result<Settled> {
     let mut pause = FIRST_PAUSE;
     let mut lost = false;
     for attempt in 0..=REPEATS {
@@ -61,14 +73,14 @@ pub(super) async fn settle(
             pause *= 2;
         }
         match put(location, version, rendered.0.clone(), sync).await {
-            Answer::Created => return Ok(Fate::Committed),
+            Answer::Created => return Ok(Fate::Committed.into()),
             // Either somebody else was first, or it is our own put whose answer was lost, here or inside the store's client,
             // which repeats requests by itself. The id tells.
             Answer::Exists => match holder(location, version, cx.id()).await {
-                Ok(Holder::Other) => return Ok(Fate::Taken),
+                Ok((Holder::Other, taken)) => return Ok(Settled { fate: Fate::Taken, taken }),
                 // Some stores say so while another put of the object is under way (S3 answers 409), which can be one of ours that
                 // was given up: nobody has the version yet, and it may still become ours.
-                Ok(Holder::Nobody) => {
+                Ok((Holder::Nobody, _)) => {
                     tracing::warn!(
                         version,
                         attempt,
@@ -77,8 +89,8 @@ pub(super) async fn settle(
                     lost = true;
                 }
                 // Ours. Its name may have been made by a put whose folder sync failed: it counts once that has been made good.
-                Ok(Holder::Us) => match resync(location, sync).await {
-                    Ok(()) => return Ok(Fate::Committed),
+                Ok((Holder::Us, _)) => match resync(location, sync).await {
+                    Ok(()) => return Ok(Fate::Committed.into()),
                     Err(e) => {
                         tracing::warn!(version, error = %e, "a commit is there, but not yet known to be on disk");
                         lost = true;
@@ -97,11 +109,11 @@ pub(super) async fn settle(
         }
     }
     // The put may still arrive later, so absence now proves nothing.
-    match holder(location, version, cx.id()).await {
-        Ok(Holder::Us) if resync(location, sync).await.is_ok() => Ok(Fate::Committed),
-        Ok(Holder::Other) => Ok(Fate::Taken),
-        _ => Ok(Fate::Unknown),
-    }
+    Ok(match holder(location, version, cx.id()).await {
+        Ok((Holder::Us, _)) if resync(location, sync).await.is_ok() => Fate::Committed.into(),
+        Ok((Holder::Other, taken)) => Settled { fate: Fate::Taken, taken },
+        _ => Fate::Unknown.into(),
+    })
 }
 
 /// Syncs the folders of a local log once more.

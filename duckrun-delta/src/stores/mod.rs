@@ -11,6 +11,7 @@ pub(crate) mod lock;
 mod open;
 mod steady;
 mod tokens;
+mod uploads;
 
 pub use self::lock::{HeldLock, LeaseLock, WriterLock};
 pub use self::open::StoreRoot;

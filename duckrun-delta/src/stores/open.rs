@@ -61,20 +61,25 @@ impl StoreRoot {
         let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| bad())?;
         let retry = retry(options)?;
         // A store's own error may repeat an option's value, so it is not handed on.
-        let store = match scheme {
+        let store: Steady = match scheme {
             #[cfg(feature = "s3")]
-            ObjectStoreScheme::AmazonS3 if tokens.is_none() => s3(url, options, retry).map_err(|_| bad())?,
+            ObjectStoreScheme::AmazonS3 if tokens.is_none() => {
+                Steady::around(s3(url, options, retry).map_err(|_| bad())?, None)
+            }
             #[cfg(feature = "azure")]
-            ObjectStoreScheme::MicrosoftAzure => azure(url, options, retry, tokens.as_ref()).map_err(|_| bad())?,
+            ObjectStoreScheme::MicrosoftAzure => {
+                Steady::around(azure(url, options, retry, tokens.as_ref()).map_err(|_| bad())?, tokens.clone())
+            }
             #[cfg(feature = "gcs")]
-            ObjectStoreScheme::GoogleCloudStorage => google(url, options, retry, tokens.as_ref()).map_err(|_| bad())?,
+            ObjectStoreScheme::GoogleCloudStorage => {
+                Steady::around(google(url, options, retry, tokens.as_ref()).map_err(|_| bad())?, tokens.clone())
+            }
             ObjectStoreScheme::AmazonS3 if tokens.is_some() => {
                 return Err(Error::invalid("S3 takes no bearer tokens"));
             }
             _ => return Err(bad()),
         };
-        let store = Arc::new(Steady::around(store, tokens.clone()));
-        Ok(Self { url: parsed, store, prefix, options: options.clone(), tokens })
+        Ok(Self { url: parsed, store: Arc::new(store), prefix, options: options.clone(), tokens })
     }
 
     /// Another folder with the same credentials: of this store, or of another bucket or container. Options are added to those
@@ -168,14 +173,14 @@ fn bearer(options: &StorageOptions) -> Option<&str> {
 }
 
 #[cfg(feature = "s3")]
-fn s3(url: &str, options: &StorageOptions, retry: RetryConfig) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn s3(url: &str, options: &StorageOptions, retry: RetryConfig) -> object_store::Result<object_store::aws::AmazonS3> {
     let mut builder = object_store::aws::AmazonS3Builder::new().with_url(url).with_retry(retry);
     for (key, value) in options.expose() {
         if let Ok(key) = key.to_ascii_lowercase().parse() {
             builder = builder.with_config(key, value);
         }
     }
-    Ok(Arc::new(builder.build()?))
+    builder.build()
 }
 
 #[cfg(feature = "azure")]
@@ -184,7 +189,7 @@ fn azure(
     options: &StorageOptions,
     retry: RetryConfig,
     tokens: Option<&Arc<Tokens>>,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
+) -> object_store::Result<object_store::azure::MicrosoftAzure> {
     let mut builder = object_store::azure::MicrosoftAzureBuilder::new()
         .with_url(url)
         .with_retry(retry)
@@ -200,7 +205,7 @@ fn azure(
     if let Some(tokens) = tokens {
         builder = builder.with_credentials(Arc::new(super::tokens::AzureTokens(tokens.clone())));
     }
-    Ok(Arc::new(builder.build()?))
+    builder.build()
 }
 
 #[cfg(feature = "gcs")]
@@ -209,7 +214,7 @@ fn google(
     options: &StorageOptions,
     retry: RetryConfig,
     tokens: Option<&Arc<Tokens>>,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
+) -> object_store::Result<object_store::gcp::GoogleCloudStorage> {
     use object_store::StaticCredentialProvider;
     use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
     let mut builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry);
@@ -224,7 +229,7 @@ fn google(
         let credential = GcpCredential { bearer: token.to_owned() };
         builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
     }
-    Ok(Arc::new(builder.build()?))
+    builder.build()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use duckrun_core::{Clock, SystemClock};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
@@ -21,6 +22,7 @@ use object_store::{
 };
 
 use super::tokens::Tokens;
+use super::uploads::Upload;
 use crate::history::LOG;
 
 /// How often a read that failed at once is tried, and the first pause between.
@@ -36,25 +38,39 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 /// A body has as many bytes as its range, or ends with an error: a commit that is cut at the end of a line still parses, and
 /// `object_store::coalesce_ranges` panics on a short answer. One that breaks off is continued from there, a few times.
 /// Listings of a log are sorted by name, which the trait does not promise and log replay relies on. A request that the
-/// store answers with 401 is made once more with a fresh token. Reads that fail at once for a reason that may pass are
+/// store answers with 401 is made once more with a fresh token, each part of an upload too. Reads that fail at once for a reason that may pass are
 /// repeated, for stores whose clients do not; writes are not: whether they took effect is settled where that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Steady {
     inner: Arc<dyn ObjectStore>,
     tokens: Option<Arc<Tokens>>,
+    /// The same client, for uploads whose parts may have to be sent again.
+    parts: Option<Parts>,
     tries: u32,
     clock: Arc<dyn Clock>,
 }
 
+/// A client's uploads. `Debug` shows nothing of it.
+#[derive(Clone)]
+struct Parts(Arc<dyn MultipartStore>);
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
 impl Steady {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, tokens: None, tries: TRIES, clock: Arc::new(SystemClock) }
+        Self { inner, tokens: None, parts: None, tries: TRIES, clock: Arc::new(SystemClock) }
     }
 
     /// A store whose client repeats requests by itself: only tokens that it refuses are replaced, and refusals told from
     /// failures.
-    pub(crate) fn around(client: Arc<dyn ObjectStore>, tokens: Option<Arc<Tokens>>) -> Self {
-        Self { inner: client, tokens, tries: 1, clock: Arc::new(SystemClock) }
+    pub(crate) fn around<C: ObjectStore + MultipartStore>(client: C, tokens: Option<Arc<Tokens>>) -> Self {
+        let client = Arc::new(client);
+        let parts = tokens.is_some().then(|| Parts(client.clone()));
+        Self { inner: client, tokens, parts, tries: 1, clock: Arc::new(SystemClock) }
     }
 
     /// Waits by another clock.
@@ -67,17 +83,8 @@ impl Steady {
         (self.clock.now() - started).to_std().unwrap_or_default()
     }
 
-    /// Makes a request, and once more with a fresh token where it was refused for want of one.
     async fn authorised<T, F: Future<Output = Result<T>>>(&self, request: impl Fn() -> F) -> Result<T> {
-        let Some(tokens) = &self.tokens else { return request().await.map_err(refusal) };
-        let generation = tokens.generation();
-        match request().await.map_err(refusal) {
-            Err(Error::Unauthenticated { .. }) => {
-                tokens.refused(generation.max(1)).await;
-                request().await.map_err(refusal)
-            }
-            done => done,
-        }
+        authorised(self.tokens.as_deref(), request).await
     }
 
     /// Makes a request without effect until it succeeds, fails for good, or has failed often enough.
@@ -147,6 +154,11 @@ impl ObjectStore for Steady {
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        if let (Some(Parts(store)), Some(tokens)) = (&self.parts, &self.tokens)
+            && options == PutMultipartOptions::default()
+        {
+            return Ok(Box::new(Upload::begin(store.clone(), tokens.clone(), path).await?));
+        }
         self.authorised(|| self.inner.put_multipart_opts(path, options.clone())).await
     }
 
@@ -198,6 +210,22 @@ impl ObjectStore for Steady {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.authorised(|| self.inner.copy_opts(from, to, options.clone())).await
+    }
+}
+
+/// Makes a request, and once more with a fresh token where it was refused for want of one.
+pub(super) async fn authorised<T, F: Future<Output = Result<T>>>(
+    tokens: Option<&Tokens>,
+    request: impl Fn() -> F,
+) -> Result<T> {
+    let Some(tokens) = tokens else { return request().await.map_err(refusal) };
+    let generation = tokens.generation();
+    match request().await.map_err(refusal) {
+        Err(Error::Unauthenticated { .. }) => {
+            tokens.refused(generation.max(1)).await;
+            request().await.map_err(refusal)
+        }
+        done => done,
     }
 }
 

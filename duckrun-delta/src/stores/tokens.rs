@@ -85,7 +85,7 @@ impl Tokens {
     }
 
     #[cfg_attr(not(any(feature = "azure", feature = "gcs")), allow(dead_code))]
-    async fn get(&self) -> Result<Token> {
+    pub(super) async fn get(&self) -> Result<Token> {
         let mut current = self.current.lock().await;
         if let Some(token) = &*current
             && token.expires.is_none_or(|at| self.clock.now() + MARGIN < at)

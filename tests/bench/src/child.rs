@@ -111,6 +111,16 @@ pub(crate) struct Done {
     pub(crate) changes: Option<Changes>,
     /// Why it did not begin: the memory is too little, and how much would do.
     pub(crate) refused: Option<String>,
+    /// What it asked of an object store, where it was counted.
+    pub(crate) asked: Option<Asked>,
+}
+
+/// Requests to an object store.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) requests: u64,
+    /// Bytes asked for by reads.
+    pub(crate) bytes: u64,
 }
 
 /// What a commit did to a table.
@@ -248,7 +258,7 @@ pub(crate) fn serve(job: &Job) -> Result<()> {
 }
 
 /// User and system time of this process. The unit of `/proc/self/stat` is `USER_HZ`, which Linux fixes at 100 per second.
-fn cpu_seconds() -> Result<f64> {
+pub(crate) fn cpu_seconds() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     // The second field is the program's name in parentheses and may hold anything; utime and stime are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(')').ok_or("/proc/self/stat has no program name")?;

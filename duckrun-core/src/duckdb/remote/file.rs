@@ -60,6 +60,11 @@ impl RemoteFile {
         if out.is_empty() || self.copy_tail(out, offset) {
             return Ok(());
         }
+        let known = self.files.beginnings.copy(self.key, out, offset);
+        let (out, offset) = (&mut out[known..], offset + known as u64);
+        if out.is_empty() {
+            return Ok(());
+        }
         let tail = self.size.saturating_sub(TAIL);
         if end == self.size && out.len() as u64 <= 4 * TAIL || offset >= tail {
             let start = offset.min(tail);
@@ -70,7 +75,7 @@ impl RemoteFile {
                 return Ok(());
             }
         }
-        self.fetch(out, offset)
+        self.fetch_and_keep(out, offset)
     }
 
     /// Copies from the end of the file, if that is kept.
@@ -98,8 +103,13 @@ impl RemoteFile {
             let at = offset + done as u64;
             let inside = at.checked_sub(ahead.start).filter(|from| *from < ahead.window.len() as u64);
             let Some(from) = inside else {
+                let known = self.files.beginnings.copy(self.key, &mut out[done..wanted], at);
+                done += known;
+                if known > 0 {
+                    continue;
+                }
                 if (wanted - done) as u64 >= WINDOW {
-                    self.fetch(&mut out[done..wanted], at)?;
+                    self.fetch_and_keep(&mut out[done..wanted], at)?;
                     return Ok(wanted);
                 }
                 self.advance(&mut ahead, at)?;
@@ -124,6 +134,11 @@ impl RemoteFile {
                 bytes.into()
             }
         };
+        self.files.beginnings.keep(self.key, at, |room| match window.len() <= room {
+            true => window.clone(),
+            // A slice would hold all of it.
+            false => Bytes::copy_from_slice(&window[..room]),
+        });
         ahead.start = at;
         ahead.window = window;
         let next = at + ahead.window.len() as u64;
@@ -153,6 +168,14 @@ impl RemoteFile {
             });
             ahead.next = Some((range, receiver));
         }
+        Ok(())
+    }
+
+    /// The same as [`fetch`](Self::fetch); what continues the beginning that is kept of the file is kept too.
+    fn fetch_and_keep(&self, out: &mut [u8], offset: u64) -> Result<()> {
+        self.fetch(out, offset)?;
+        let keep = |room: usize| Bytes::copy_from_slice(&out[..out.len().min(room)]);
+        self.files.beginnings.keep(self.key, offset, keep);
         Ok(())
     }
 

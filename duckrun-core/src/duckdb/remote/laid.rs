@@ -80,7 +80,8 @@ pub(in crate::duckdb) async fn lay_by_files(cx: &RunContext, laid: &Laid, files:
     // Ends the reads when this future is dropped.
     let cancel = cx.cancellation().child_token();
     let guard = cancel.clone().drop_guard();
-    let remote = RemoteFiles::new(Handle::current(), cancel);
+    // Each file is read once: no beginning need be kept.
+    let remote = RemoteFiles::new(Handle::current(), cancel, 0);
     let prefix = remote.open_files(files);
     let next = Arc::new(AtomicUsize::new(0));
     let mut workers = tokio::task::JoinSet::new();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use object_store::{GetOptions, GetRange};
+use futures::{StreamExt, TryStreamExt};
+use object_store::{GetOptions, GetRange, GetResultPayload};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +65,12 @@ impl Request {
         if answer.range.start != *at {
             return Ok(());
         }
-        let mut body = answer.into_stream();
+        let mut body = match &answer.payload {
+            GetResultPayload::Stream(_) => answer.into_stream(),
+            // A file of the local disk, of a store that was injected: as a stream it would come in pieces of 8 KiB, each a task
+            // of its own. A request is for 8 MiB at most.
+            GetResultPayload::File(..) => futures::stream::once(answer.bytes()).boxed(),
+        };
         while let Some(mut chunk) = body.try_next().await? {
             chunk.truncate((end - *at) as usize);
             let from = *at;

@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Seek};
-use std::path::{Path, PathBuf};
 
 use arrow_avro::reader::{ReaderBuilder, read_header_info};
 use arrow_avro::schema::AvroSchema;
@@ -13,16 +11,25 @@ use duckrun_core::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBat
 use duckrun_core::arrow::compute::cast;
 use duckrun_core::arrow::datatypes::{DataType, Int32Type, Int64Type};
 use duckrun_core::arrow::error::ArrowError;
+use duckrun_core::object_store::ObjectStoreExt;
 use duckrun_core::{Error, Result};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::reader::ChunkReader;
 use serde_json::Value as Json;
 
-use super::Places;
-use super::metadata::{IcebergSnapshot, unreadable};
+use super::home::{Folder, Home, TableFile, blocking, unreadable};
+use super::metadata::IcebergSnapshot;
+use crate::stores;
 
 /// The status of a manifest's entry that is no longer live.
 const DELETED: i32 = 2;
+/// Manifests that are read and decoded at a time; each is a few MB by default.
+const AT_ONCE: usize = 8;
+
+/// Asked again and again; its error ends the reading.
+pub(super) type Check<'a> = &'a (dyn Fn() -> Result<()> + Send + Sync);
 
 /// A data file, or a file of position deletes.
 #[derive(Debug)]
@@ -41,41 +48,40 @@ pub(super) struct Manifests {
 
 impl Manifests {
     /// Reads everything that a snapshot lists.
-    pub(super) fn read(
-        &mut self,
-        places: &Places,
-        snapshot: &IcebergSnapshot,
-        check: &dyn Fn() -> Result<()>,
-    ) -> Result<()> {
+    pub(super) async fn read(home: &Home, snapshot: &IcebergSnapshot, check: Check<'_>) -> Result<Self> {
         let mut manifests: Vec<(String, Option<i64>)> = snapshot.manifests.iter().map(|m| (m.clone(), None)).collect();
         if let Some(list) = &snapshot.manifest_list {
-            manifests = Vec::new();
-            read_avro(&places.resolve(list)?, &["manifest_path", "manifest_length"], |batch| {
-                let paths = text(batch.column_by_name("manifest_path"))?;
-                let lengths = longs(batch.column_by_name("manifest_length"));
-                for row in 0..batch.num_rows() {
-                    let path = paths.as_string::<i32>().value(row).to_owned();
-                    manifests.push((path, lengths.filter(|l| l.is_valid(row)).map(|l| l.value(row))));
-                }
-                Some(Ok(()))
-            })?;
+            let file = home.resolve(list)?;
+            let (name, bytes) = (home.folder.called(&file), home.folder.read(&file).await?);
+            manifests = blocking(move || manifest_list(&name, &bytes)).await?;
         }
-        for (manifest, length) in manifests {
-            check()?;
-            self.manifest(&places.resolve(&manifest)?, length)?;
-        }
-        Ok(())
+        let one = |(manifest, length): (String, Option<i64>)| {
+            async move {
+                check()?;
+                let file = home.resolve(&manifest)?;
+                let (name, bytes) = (home.folder.called(&file), home.folder.read(&file).await?);
+                blocking(move || Self::manifest(&name, &bytes, length)).await
+            }
+            .boxed()
+        };
+        let read: Vec<_> = manifests.into_iter().map(one).collect();
+        let read = futures::stream::iter(read).buffered(AT_ONCE);
+        read.try_fold(Self::default(), |mut all, more| async move {
+            all.data.extend(more.data);
+            all.position_deletes.extend(more.position_deletes);
+            Ok(all)
+        })
+        .await
     }
 
-    fn manifest(&mut self, path: &Path, length: Option<i64>) -> Result<()> {
-        let size = std::fs::metadata(path).map_err(|e| unreadable(path, e))?.len();
+    fn manifest(name: &str, bytes: &[u8], length: Option<i64>) -> Result<Self> {
+        let size = bytes.len() as u64;
         // An Avro file that ends between two blocks looks whole.
         if let Some(length) = length
             && u64::try_from(length).ok() != Some(size)
         {
             return Err(Error::corrupt(format!(
-                "the Iceberg manifest {} has {size} bytes, where the manifest list says {length}",
-                path.display()
+                "the Iceberg manifest {name} has {size} bytes, where the manifest list says {length}"
             )));
         }
         let wanted = [
@@ -88,12 +94,14 @@ impl Manifests {
             "file_size_in_bytes",
             "key_metadata",
         ];
-        read_avro(path, &wanted, |batch| {
+        let mut found = Self::default();
+        read_avro(name, bytes, &wanted, |batch| {
             let status = batch.column_by_name("status")?.as_primitive_opt::<Int32Type>()?;
             let files = batch.column_by_name("data_file")?.as_struct_opt()?;
             let live = (0..batch.num_rows()).filter(|row| status.value(*row) != DELETED);
-            self.entries(files, live)
-        })
+            found.entries(files, live)
+        })?;
+        Ok(found)
     }
 
     fn entries(&mut self, files: &StructArray, live: impl Iterator<Item = usize>) -> Option<Result<()>> {
@@ -135,6 +143,21 @@ impl Manifests {
     }
 }
 
+/// The manifests that a list names, with their lengths where it says them.
+fn manifest_list(name: &str, bytes: &[u8]) -> Result<Vec<(String, Option<i64>)>> {
+    let mut manifests = Vec::new();
+    read_avro(name, bytes, &["manifest_path", "manifest_length"], |batch| {
+        let paths = text(batch.column_by_name("manifest_path"))?;
+        let lengths = longs(batch.column_by_name("manifest_length"));
+        for row in 0..batch.num_rows() {
+            let path = paths.as_string::<i32>().value(row).to_owned();
+            manifests.push((path, lengths.filter(|l| l.is_valid(row)).map(|l| l.value(row))));
+        }
+        Some(Ok(()))
+    })?;
+    Ok(manifests)
+}
+
 /// The column as text, whatever layout it has.
 fn text(column: Option<&ArrayRef>) -> Option<ArrayRef> {
     cast(column?, &DataType::Utf8).ok()
@@ -145,19 +168,20 @@ fn longs(column: Option<&ArrayRef>) -> Option<&Int64Array> {
 }
 
 /// Decodes the wanted fields of an Avro file. `None` from the visitor means that a field is not what the specification says.
-fn read_avro(path: &Path, wanted: &[&str], mut visit: impl FnMut(&RecordBatch) -> Option<Result<()>>) -> Result<()> {
-    let corrupt = |why: String| Error::corrupt(format!("{} is not a manifest of Iceberg: {why}", path.display()));
+fn read_avro(
+    name: &str,
+    bytes: &[u8],
+    wanted: &[&str],
+    mut visit: impl FnMut(&RecordBatch) -> Option<Result<()>>,
+) -> Result<()> {
+    let corrupt = |why: String| Error::corrupt(format!("{name} is not a manifest of Iceberg: {why}"));
     let broken = |e: ArrowError| corrupt(e.to_string()).with_source(e);
-    let mut file = File::open(path).map_err(|e| unreadable(path, e))?;
-    let header = read_header_info(BufReader::new(&file)).and_then(|h| h.writer_schema());
+    let header = read_header_info(bytes).and_then(|h| h.writer_schema());
     let written = header.map_err(|e| corrupt(e.to_string()).with_source(e))?.json_string;
     let mut schema: Json = serde_json::from_str(&written).map_err(|e| corrupt(e.to_string()).with_source(e))?;
     prune(&mut schema, wanted);
-    file.rewind().map_err(|e| unreadable(path, e))?;
-    let reader = ReaderBuilder::new()
-        .with_reader_schema(AvroSchema::new(schema.to_string()))
-        .build(BufReader::new(&file))
-        .map_err(broken)?;
+    let reader =
+        ReaderBuilder::new().with_reader_schema(AvroSchema::new(schema.to_string())).build(bytes).map_err(broken)?;
     for batch in reader {
         visit(&batch.map_err(broken)?).ok_or_else(|| corrupt("a field is missing or of another type".to_owned()))??;
     }
@@ -174,17 +198,41 @@ fn prune(schema: &mut Json, wanted: &[&str]) {
     }
 }
 
-/// Adds the rows that a file of position deletes names, by the data file that they are in.
-pub(super) fn read_position_deletes(
-    places: &Places,
-    file: &str,
-    deleted: &mut BTreeMap<PathBuf, Vec<u64>>,
-) -> Result<()> {
-    let path = places.resolve(file)?;
-    let corrupt = |why: String| Error::corrupt(format!("{} is not a file of position deletes: {why}", path.display()));
-    let opened = File::open(&path).map_err(|e| unreadable(&path, e))?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(opened).map_err(|e| corrupt(e.to_string()).with_source(e))?;
+/// The rows that are deleted, by the data file that they are in.
+pub(super) type Deleted = BTreeMap<TableFile, Vec<u64>>;
+
+/// Reads the files of position deletes, one after the other.
+pub(super) async fn read_position_deletes(home: &Home, files: &[String], check: Check<'_>) -> Result<Deleted> {
+    let mut deleted = Deleted::new();
+    for named in files {
+        check()?;
+        let file = home.resolve(named)?;
+        let (name, owned) = (home.folder.called(&file), home.clone());
+        deleted = match (&home.folder, file) {
+            (Folder::Store(remote), TableFile::Store(path)) => {
+                let read = async { remote.store.get(&path).await?.bytes().await };
+                let bytes = read.await.map_err(|e| stores::unreadable(&name, e))?;
+                blocking(move || positions(&owned, &name, bytes, deleted)).await?
+            }
+            (_, TableFile::Disk(path)) => {
+                blocking(move || {
+                    let file = File::open(&path).map_err(|e| unreadable(&path, e))?;
+                    positions(&owned, &name, file, deleted)
+                })
+                .await?
+            }
+            (Folder::Disk(_), TableFile::Store(_)) => {
+                return Err(Error::internal("a local table has no files in a store"));
+            }
+        };
+    }
+    Ok(deleted)
+}
+
+/// Adds the rows that a file of position deletes names.
+fn positions(home: &Home, name: &str, file: impl ChunkReader + 'static, mut deleted: Deleted) -> Result<Deleted> {
+    let corrupt = |why: String| Error::corrupt(format!("{name} is not a file of position deletes: {why}"));
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(e.to_string()).with_source(e))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), ["file_path", "pos"]);
     let reader = builder.with_projection(mask).build().map_err(|e| corrupt(e.to_string()).with_source(e))?;
     for batch in reader {
@@ -195,19 +243,19 @@ pub(super) fn read_position_deletes(
             return Err(corrupt("it has no columns file_path and pos".to_owned()));
         };
         let paths = paths.as_string::<i32>();
-        let mut known: Option<(&str, PathBuf)> = None;
+        let mut known: Option<(&str, TableFile)> = None;
         for row in 0..batch.num_rows() {
             let named = paths.value(row);
             // Sorted by path, as the specification asks: most rows are of the file before.
             if known.as_ref().is_none_or(|(name, _)| *name != named) {
-                known = Some((named, places.resolve(named)?));
+                known = Some((named, home.resolve(named)?));
             }
             let position =
                 u64::try_from(positions.value(row)).map_err(|_| corrupt("a position is negative".to_owned()))?;
-            if let Some((_, path)) = &known {
-                deleted.entry(path.clone()).or_default().push(position);
+            if let Some((_, file)) = &known {
+                deleted.entry(file.clone()).or_default().push(position);
             }
         }
     }
-    Ok(())
+    Ok(deleted)
 }

@@ -1,17 +1,18 @@
 //! The table metadata: which schemas and snapshots there are.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use duckrun_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::IcebergFormat;
+use super::home::{Folder, METADATA, TableFile};
 
 /// The property that says that some files have no field ids.
 const NAME_MAPPING: &str = "schema.name-mapping.default";
+/// What a compressed file begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -73,45 +74,41 @@ struct LogEntry {
 }
 
 impl TableMetadata {
-    /// The table's folder and its metadata, from the folder or from a metadata file in it.
-    pub(super) fn open(location: &Path) -> Result<(PathBuf, Self)> {
-        let location = fs::canonicalize(location).map_err(|e| unreadable(location, e))?;
-        let file = if location.is_dir() { newest(&location)? } else { location };
-        let folder = file
-            .parent()
-            .and_then(Path::parent)
-            .ok_or_else(|| Error::invalid(format!("{} is not in the folder metadata of a table", file.display())))?;
-        if file.to_string_lossy().contains(".gz.metadata.json") {
+    /// The metadata of a table: the newest, or that of a file of it.
+    pub(super) async fn open(folder: &Folder, named: Option<TableFile>) -> Result<Self> {
+        let file = match named {
+            Some(file) => file,
+            None => newest(folder).await?,
+        };
+        Self::parse(&folder.called(&file), &folder.read(&file).await?)
+    }
+
+    fn parse(file: &str, text: &[u8]) -> Result<Self> {
+        if text.starts_with(&GZIP) {
             return Err(Error::unsupported(format!(
-                "{} is compressed: set write.metadata.compression-codec to none and commit once",
-                file.display()
+                "{file} is compressed: set write.metadata.compression-codec to none and commit once"
             )));
         }
-        let text = fs::read(&file).map_err(|e| unreadable(&file, e))?;
-        let broken = |e| {
-            Error::corrupt(format!("{} is not the metadata of an Iceberg table: {e}", file.display())).with_source(e)
-        };
-        let raw: Json = serde_json::from_slice(&text).map_err(broken)?;
+        let broken = |e| Error::corrupt(format!("{file} is not the metadata of an Iceberg table: {e}")).with_source(e);
+        let raw: Json = serde_json::from_slice(text).map_err(broken)?;
         match raw["format-version"].as_u64() {
             Some(1 | 2) => {}
             Some(version) => {
                 return Err(Error::unsupported(format!(
-                    "{} is of Iceberg's format version {version}, and only 1 and 2 are read: export the table to parquet",
-                    file.display()
+                    "{file} is of Iceberg's format version {version}, and only 1 and 2 are read: export the table to parquet"
                 )));
             }
-            None => return Err(Error::corrupt(format!("{} has no format-version", file.display()))),
+            None => return Err(Error::corrupt(format!("{file} has no format-version"))),
         }
         let metadata: Self = serde_json::from_value(raw).map_err(broken)?;
         debug_assert!(metadata.format_version <= 2);
         if metadata.properties.contains_key(NAME_MAPPING) {
             return Err(Error::unsupported(format!(
-                "{} has a name mapping ({NAME_MAPPING}): files that were imported without field ids would be misread; \
-                 rewrite the data files and drop the property",
-                file.display()
+                "{file} has a name mapping ({NAME_MAPPING}): files that were imported without field ids would be misread; \
+                 rewrite the data files and drop the property"
             )));
         }
-        Ok((folder.to_owned(), metadata))
+        Ok(metadata)
     }
 
     /// The snapshot to read; `None` where the table has none yet.
@@ -182,51 +179,39 @@ impl TableMetadata {
 }
 
 /// The newest metadata file of a table's folder.
-fn newest(table: &Path) -> Result<PathBuf> {
-    let folder = table.join("metadata");
-    if let Ok(hint) = fs::read_to_string(folder.join("version-hint.text")) {
-        let hinted = folder.join(format!("v{}.metadata.json", hint.trim()));
-        if hint.trim().parse::<u64>().is_ok() && hinted.is_file() {
-            return Ok(hinted);
-        }
+async fn newest(folder: &Folder) -> Result<TableFile> {
+    let hint = match folder.read(&folder.metadata_file("version-hint.text")?).await {
+        Ok(hint) => std::str::from_utf8(&hint).ok().and_then(|hint| hint.trim().parse::<u64>().ok()),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let names = folder.metadata_names().await?;
+    if let Some(hinted) = hint.map(|version| format!("v{version}{METADATA}"))
+        && names.contains(&hinted)
+    {
+        return folder.metadata_file(&hinted);
     }
-    let mut found: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
-    for entry in fs::read_dir(&folder).map_err(|e| unreadable(&folder, e))? {
-        let entry = entry.map_err(|e| unreadable(&folder, e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(stem) = name.strip_suffix(".metadata.json") else { continue };
+    let mut found: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for name in names {
+        let Some(stem) = name.strip_suffix(METADATA) else { continue };
         // `v3`, `00003-<uuid>`.
         let digits = stem.strip_prefix('v').unwrap_or(stem);
         let digits = digits.split(['-', '.']).next().unwrap_or_default();
         if let Ok(version) = digits.parse() {
-            found.entry(version).or_default().push(entry.path());
+            found.entry(version).or_default().push(name);
         }
     }
     match found.pop_last() {
-        Some((_, files)) if files.len() == 1 => Ok(files.into_iter().next().unwrap_or_default()),
+        Some((_, files)) if files.len() == 1 => folder.metadata_file(&files[0]),
         Some((version, files)) => Err(Error::invalid(format!(
-            "{} has {} metadata files of version {version}, of which only the catalog knows the current one: name it, for \
-             example Iceberg::at(\"{}\")",
-            folder.display(),
+            "{folder}/metadata has {} metadata files of version {version}, of which only the catalog knows the current one: \
+             name it, for example Iceberg::at(\"{}\")",
             files.len(),
-            files[0].display()
+            folder.called(&folder.metadata_file(&files[0])?)
         ))),
         None => Err(Error::new(
             ErrorKind::NotFound,
-            format!(
-                "{} is no Iceberg table: its folder metadata has no file that ends in .metadata.json",
-                table.display()
-            ),
+            format!("{folder} is no Iceberg table: its folder metadata has no file that ends in {METADATA}"),
         )),
     }
-}
-
-/// A failure of the file system.
-pub(super) fn unreadable(path: &Path, e: std::io::Error) -> Error {
-    let kind = match e.kind() {
-        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-        _ => ErrorKind::Unavailable,
-    };
-    Error::new(kind, format!("{} of an Iceberg table cannot be read: {e}", path.display())).with_source(e)
 }

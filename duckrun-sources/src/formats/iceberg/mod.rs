@@ -8,25 +8,28 @@
 //!
 //! Source: the Iceberg table specification, "Table Metadata", "Manifest Lists", "Manifests", "Position Delete Files".
 
+mod home;
 mod manifest;
 mod metadata;
 mod schema;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use duckrun_core::arrow::datatypes::{Field, Schema};
+use duckrun_core::object_store::ObjectStore;
 use duckrun_core::{
     ColumnSource, DataFile, Error, FileColumn, FileSet, Relation, Resolved, Result, Source, SourceContext,
+    StorageOptions, TableOpener,
 };
 use serde::{Deserialize, Serialize};
-use url::Url;
 
-use self::manifest::Manifests;
+use self::home::{Folder, Home};
+use self::manifest::{Check, Manifests};
 use self::metadata::TableMetadata;
+use crate::place::{Place, StoreChoice};
 use crate::{Format, Scan};
 
 /// A folder with Iceberg metadata, and which snapshot of it to read.
@@ -50,38 +53,60 @@ impl Format for IcebergFormat {
     }
 
     async fn relation(&self, scan: &Scan<'_>) -> Result<Resolved> {
-        if !scan.is_local() {
-            return Err(Error::unsupported(format!(
-                "{} is an Iceberg table on an object store, and only local ones are read: read its files with Parquet, where \
-                 no rows are deleted, or copy the table",
-                scan.location
-            )));
-        }
-        Iceberg { location: scan.location.into(), which: self.clone() }.resolve(scan.cx).await
+        let remote = scan.remote.as_ref().map(|remote| remote.objects);
+        let table = Iceberg {
+            location: scan.location.into(),
+            which: self.clone(),
+            store: remote.map(|objects| objects.choice.clone()).unwrap_or_default(),
+            root: remote.and_then(|objects| objects.root.clone()),
+        };
+        table.resolve(scan.cx).await
     }
 }
 
-/// An Iceberg table on the local file system, at any snapshot.
+/// An Iceberg table in a folder or in an object store, at any snapshot.
 ///
 /// Without a catalog the newest metadata file of the folder is taken for the current one. Where a catalog knows better (a
 /// failed commit may leave a newer file), name the metadata file itself.
+///
+/// The metadata holds absolute paths. Those below the table's own location are taken below the folder that was opened, so that
+/// a copy is read as a copy; in an object store those in the same bucket are read too (below the root, for a
+/// [`FileSource`](crate::FileSource) that has one); all others are refused.
 ///
 /// ```
 /// use duckrun_sources::Iceberg;
 /// let orders = Iceberg::at("/lake/sales/orders").snapshot_id(3051729675574597004);
 /// let exactly = Iceberg::at("/lake/sales/orders/metadata/00012-5f2e.metadata.json");
-/// # let _ = (orders, exactly);
+/// let remote = Iceberg::at("s3://lake/sales/orders");
+/// # let _ = (orders, exactly, remote);
 /// ```
 #[derive(Debug, Clone)]
 pub struct Iceberg {
     location: PathBuf,
     which: IcebergFormat,
+    store: StoreChoice,
+    root: Option<Place>,
 }
 
 impl Iceberg {
-    /// The table in a folder, or of a metadata file, at its current snapshot.
+    /// The table in a folder (a path or a URL), or of a metadata file, at its current snapshot.
     pub fn at(location: impl Into<PathBuf>) -> Self {
-        Self { location: location.into(), which: IcebergFormat::default() }
+        let (which, store) = (IcebergFormat::default(), StoreChoice::default());
+        Self { location: location.into(), which, store, root: None }
+    }
+
+    /// Options of the store that the location's URL names, over those of the session. `Debug` does not show their values.
+    #[must_use]
+    pub fn storage_options(mut self, options: StorageOptions) -> Self {
+        self.store.options = options;
+        self
+    }
+
+    /// Reads from this store: the location is a path in it.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn ObjectStore>) -> Self {
+        self.store.store = Some(store);
+        self
     }
 
     /// The snapshot of an id.
@@ -106,33 +131,27 @@ impl Source for Iceberg {
     }
 
     async fn resolve(&self, cx: &SourceContext<'_>) -> Result<Resolved> {
-        let (table, run) = (self.clone(), cx.run.clone());
-        let files = tokio::task::spawn_blocking(move || files(&table, &|| run.check()))
-            .await
-            .map_err(|e| Error::internal("reading Iceberg metadata panicked").with_source(e))??;
-        Ok(Relation::Files(files).into())
+        let run = cx.run.clone();
+        Ok(Relation::Files(files(self, cx.tables, &move || run.check()).await?).into())
     }
 }
 
-/// The files of a snapshot. It blocks.
-fn files(table: &Iceberg, check: &dyn Fn() -> Result<()>) -> Result<FileSet> {
+/// The files of a snapshot.
+async fn files(table: &Iceberg, tables: Option<&dyn TableOpener>, check: Check<'_>) -> Result<FileSet> {
     if table.which.snapshot_id.is_some() && table.which.as_of.is_some() {
         return Err(Error::invalid("both a snapshot and a time are named: name one"));
     }
-    let (folder, metadata) = TableMetadata::open(&table.location)?;
+    let (folder, named) = Folder::open(&table.location, &table.store, table.root.as_ref(), tables).await?;
+    let metadata = TableMetadata::open(&folder, named).await?;
     let snapshot = metadata.snapshot(&table.which)?;
     let schema = metadata.schema_of(snapshot, &table.which)?;
     metadata.unchanged_inside(schema)?;
-    let places = Places { folder, location: metadata.location.clone() };
-    let mut found = Manifests::default();
-    if let Some(snapshot) = snapshot {
-        found.read(&places, snapshot, check)?;
-    }
-    let mut deleted: BTreeMap<PathBuf, Vec<u64>> = BTreeMap::new();
-    for file in &found.position_deletes {
-        check()?;
-        manifest::read_position_deletes(&places, file, &mut deleted)?;
-    }
+    let home = Home { folder, location: metadata.location.clone() };
+    let found = match snapshot {
+        Some(snapshot) => Manifests::read(&home, snapshot, check).await?,
+        None => Manifests::default(),
+    };
+    let mut deleted = manifest::read_position_deletes(&home, &found.position_deletes, check).await?;
     let mut columns = Vec::with_capacity(schema.fields.len());
     for field in &schema.fields {
         let data_type = schema::arrow_type(&field.name, &field.data_type)?;
@@ -146,14 +165,14 @@ fn files(table: &Iceberg, check: &dyn Fn() -> Result<()>) -> Result<FileSet> {
     let fields: Vec<Field> = columns.iter().map(|c| Field::new(&c.name, c.data_type.clone(), true)).collect();
     let mut files = Vec::with_capacity(found.data.len());
     for file in found.data {
-        let path = places.resolve(&file.path)?;
-        let url = Url::from_file_path(&path).map_err(|()| Error::internal("an absolute path that is no URL"))?;
-        let deleted = deleted.remove(&path).map(|mut rows| {
+        let place = home.resolve(&file.path)?;
+        let (path, url) = home.address(&file.path, &place)?;
+        let deleted = deleted.remove(&place).map(|mut rows| {
             rows.sort_unstable();
             rows.dedup();
             Arc::new(rows)
         });
-        files.push(DataFile { path: file.path, url, size: file.size, rows: Some(file.rows), deleted });
+        files.push(DataFile { path, url, size: file.size, rows: Some(file.rows), deleted });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(FileSet {
@@ -162,40 +181,11 @@ fn files(table: &Iceberg, check: &dyn Fn() -> Result<()>) -> Result<FileSet> {
         files,
         partition_values: Vec::new(),
         positions: false,
-        store: None,
+        store: match home.folder {
+            Folder::Store(remote) => Some(remote.store),
+            Folder::Disk(_) => None,
+        },
     })
-}
-
-/// Where the table's files are: the paths in its metadata begin with its location, which may be another than the folder that
-/// was opened (a copy, a link).
-struct Places {
-    folder: PathBuf,
-    location: String,
-}
-
-impl Places {
-    /// A path of the metadata as a file below the table's folder. Others are refused: metadata must not make us read
-    /// whatever it likes.
-    fn resolve(&self, path: &str) -> Result<PathBuf> {
-        let location = local(&self.location).trim_end_matches('/');
-        let outside = || {
-            Error::unsupported(format!(
-                "the Iceberg metadata names {path}, which is not below the table's location {}: only tables whose files \
-                 are in their own folder are read",
-                self.location
-            ))
-        };
-        let below = local(path).strip_prefix(location).and_then(|p| p.strip_prefix('/')).ok_or_else(outside)?;
-        if Path::new(below).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
-            return Err(outside());
-        }
-        Ok(self.folder.join(below))
-    }
-}
-
-/// `file:///a`, `file:/a` and `/a` are one path.
-fn local(path: &str) -> &str {
-    path.strip_prefix("file://").or(path.strip_prefix("file:")).unwrap_or(path)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod rewrite;
 mod shared;
 mod sources;
 mod stores;
+mod stores_scan;
 mod write;
 mod write_subjects;
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use duckdb::Connection;
 use duckrun::Overwrite;
-use duckrun::arrow::array::AsArray;
+use duckrun::arrow::array::{AsArray, RecordBatch};
 use duckrun::arrow::datatypes::Int64Type;
 use duckrun::sources::{Csv, Files, Listing, Parquet, Registry, Shape, infer};
 
@@ -118,11 +118,14 @@ fn aggregate(job: &Job, ours: bool, format: &str, n: u64) -> Result<()> {
             "csv" => reader.source("files", csv(job, &folder)),
             _ => reader.source("files", Parquet::folder(&folder)),
         };
-        let batches = reader.collect().await?;
-        let counts = batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec());
-        Ok::<i64, crate::Error>(counts.sum())
+        Ok::<i64, crate::Error>(first_count(&reader.collect().await?))
     })?;
     expect(found, rows)
+}
+
+/// The sum of the first column, which is a count.
+pub(super) fn first_count(batches: &[RecordBatch]) -> i64 {
+    batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).sum()
 }
 
 fn load(job: &Job, ours: bool) -> Result<()> {
@@ -146,14 +149,14 @@ fn csv(job: &Job, folder: &Path) -> Csv {
 }
 
 /// DuckDB as the limit has it.
-fn plain(job: &Job) -> Result<Connection> {
+pub(super) fn plain(job: &Job) -> Result<Connection> {
     let db = Connection::open_in_memory()?;
     db.execute_batch(&format!("set threads = {}; set preserve_insertion_order = false", job.threads))?;
     Ok(db)
 }
 
 /// The input in `n` files of a format, and its rows.
-fn split(job: &Job, format: &str, n: u64) -> Result<(PathBuf, u64)> {
+pub(super) fn split(job: &Job, format: &str, n: u64) -> Result<(PathBuf, u64)> {
     let stem = job.input.file_stem().unwrap_or_default().to_string_lossy();
     let folder = job.input.with_file_name(format!("{stem}-{format}-{n}"));
     let input = quoted(&job.input)?;
@@ -184,6 +187,6 @@ fn prepare(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
     Ok(fs::rename(&partial, folder)?)
 }
 
-fn expect(found: i64, rows: u64) -> Result<()> {
+pub(super) fn expect(found: i64, rows: u64) -> Result<()> {
     if u64::try_from(found)? == rows { Ok(()) } else { Err(format!("{found} rows or files instead of {rows}").into()) }
 }

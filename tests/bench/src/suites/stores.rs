@@ -1,12 +1,11 @@
 //! Suite `stores`: what duckrun asks of an object store, and what reading and committing through one costs.
 //!
-//! Everything runs in this process: what is counted are requests, and what is timed waits for a store more than it computes.
+//! All but the scans run in this process: what is counted are requests, and what is timed waits for a store more than it computes.
 //!
 //! - `requests`: requests and bytes of one operation, on a counted store in memory.
 //! - `emulated`: the same on S3, emulated by moto (installed below the data folder), with the time of each: over HTTP, with the
 //!   conditional puts and listings of a real client.
-//! - `scan`: sums over the whole generated `lineitem`, as a local table; the same files through an `object_store` (a folder
-//!   behind the trait, as fast as the disk); and through one with 20 ms of latency a request and 100 MB/s a stream.
+//! - `scan`: sums over parquet files (`--rows 28_000_000` are 1 GB) against DuckDB on local files; see [`super::stores_scan`].
 //! - `writers`: 8 and 16 writers of fenced one-row appends to one table, over a store with 50 ms of latency, against a bare loop
 //!   that makes as many reads for an attempt, lists the log, and puts the next version if it is absent.
 
@@ -19,17 +18,16 @@ use duckrun::sources::Csv;
 use duckrun::{Append, MemorySettings, Overwrite, SafeAppend, Session, StoreRoot};
 use duckrun_testkit::{CountingStore, Emulated, Emulator, Requests};
 use futures::TryStreamExt;
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use url::Url;
 
-use super::Suite;
 use super::write_subjects::committed;
+use super::{Suite, stores_scan};
+use crate::Result;
 use crate::args::Args;
-use crate::child::{Done, Job};
-use crate::{Result, data};
+use crate::child::{Done, Job, cpu_seconds};
 
 pub(super) const SUITE: Suite =
     Suite { name: "stores", about: "requests, remote scans and concurrent commits through object stores", run, child };
@@ -56,8 +54,7 @@ fn run(args: &Args) -> Result<()> {
         }
     }
     if wanted("scan") {
-        let file = data::lineitem(&args.data, args.rows)?;
-        runtime.block_on(scan(args, &file))?;
+        stores_scan::run(SUITE.name, args)?;
     }
     if wanted("writers") {
         for writers in [8, 16] {
@@ -67,8 +64,8 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn child(_: &Job) -> Result<Done> {
-    Err("the suite stores has no children".into())
+fn child(job: &Job) -> Result<Done> {
+    stores_scan::child(job)
 }
 
 async fn lake(store: Arc<dyn ObjectStore>, runs: usize) -> Result<Session> {
@@ -135,55 +132,6 @@ async fn requests(store: CountingStore, url: Url, prefix: Path) -> Result<()> {
     Ok(())
 }
 
-async fn scan(args: &Args, file: &std::path::Path) -> Result<()> {
-    let folder = tempfile::Builder::new().prefix("scan-").tempdir_in(&args.data)?;
-    let memory = || MemorySettings { threads: Some(args.threads), ..MemorySettings::with_limit(4 << 30) };
-    let local = Session::open(folder.path()).memory(memory()).writable().await?;
-    let sql = format!("select * from read_parquet('{}')", file.display());
-    committed(&local.model("a.t").sql(sql).run().await?)?;
-    let disk = || LocalFileSystem::new_with_prefix(folder.path());
-    let near = CountingStore::new(disk()?);
-    let far = CountingStore::new(disk()?).with_network(Duration::from_millis(20), 100_000_000);
-    let open = async |store: &CountingStore| -> Result<Session> {
-        Ok(Session::open_in(Url::parse("mem://lake/")?, Arc::new(store.clone()), Path::default())
-            .memory(memory())
-            .await?)
-    };
-    let all = "select count(*), sum(l_orderkey), sum(l_extendedprice), max(l_comment), max(l_shipdate), sum(l_partkey), \
-               max(l_shipinstruct), sum(l_quantity), max(l_shipmode), sum(l_suppkey), sum(l_discount), sum(l_tax), \
-               max(l_returnflag), max(l_commitdate), max(l_receiptdate), sum(l_linenumber), max(l_linestatus) from a.t";
-    let (near_lake, far_lake) = (open(&near).await?, open(&far).await?);
-    let mut subjects =
-        [("local", &local, None), ("store", &near_lake, Some(&near)), ("network", &far_lake, Some(&far))];
-    let mut first = None;
-    for (name, session, store) in &mut subjects {
-        let mut times = Vec::new();
-        for _ in 0..args.runs + args.warm_up {
-            if let Some(store) = store {
-                store.take();
-            }
-            let started = Instant::now();
-            let rows = session.sql(all).collect().await?;
-            times.push(started.elapsed().as_secs_f64());
-            let text = format!("{rows:?}");
-            if *first.get_or_insert_with(|| text.clone()) != text {
-                return Err("the scans differ".into());
-            }
-        }
-        let mut times = times.split_off(args.warm_up);
-        times.sort_by(f64::total_cmp);
-        let asked = store.as_ref().map(|s| s.take()).unwrap_or_default();
-        println!(
-            "scan {name:<8} {:.2} s (median of {}), {} requests, {} MB",
-            times[times.len() / 2],
-            times.len(),
-            asked.total(),
-            asked.bytes_read / 1_000_000
-        );
-    }
-    Ok(())
-}
-
 async fn race(writers: u64) -> Result<()> {
     let latency = Duration::from_millis(50);
     let inner = CountingStore::new(InMemory::new());
@@ -194,6 +142,7 @@ async fn race(writers: u64) -> Result<()> {
     let reads = inner.take().gets;
 
     let session = lake(Arc::new(inner.clone().with_network(latency, u64::MAX)), writers as usize).await?;
+    let before = cpu_seconds()?;
     let (started, mut tasks) = (Instant::now(), tokio::task::JoinSet::new());
     for n in 0..writers {
         let session = session.clone();
@@ -209,7 +158,7 @@ async fn race(writers: u64) -> Result<()> {
         done??;
     }
     let ours = (writers * COMMITS) as f64 / started.elapsed().as_secs_f64();
-    let asked = inner.take();
+    let (asked, busy) = (inner.take(), cpu_seconds()? - before);
 
     let bare = Arc::new(CountingStore::new(InMemory::new()).with_network(latency, u64::MAX));
     bare.put(&Path::from("log/00000000"), "{}".into()).await?;
@@ -231,8 +180,8 @@ async fn race(writers: u64) -> Result<()> {
     }
     let limit = (writers * COMMITS) as f64 / started.elapsed().as_secs_f64();
     println!(
-        "{writers} writers of {COMMITS} fenced commits: {ours:.2} commits/s with {} requests; the bare loop {limit:.2} with {} \
-         ({} conflicts): {:.2} of its rate",
+        "{writers} writers of {COMMITS} fenced commits: {ours:.2} commits/s with {} requests and {busy:.1} CPU s; the bare \
+         loop {limit:.2} with {} ({} conflicts): {:.2} of its rate",
         asked.total(),
         bare.take().total(),
         attempts.load(Ordering::SeqCst),
