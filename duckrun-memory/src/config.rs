@@ -35,24 +35,21 @@ pub struct MemorySettings {
 
 /// The least that each share must have; below their sum a run is refused.
 ///
-/// The defaults are measured upstream (`duckdb` 1.20000.1 = DuckDB 2.0.0, `deltalake` 1.1.2). Change one only after
+/// The defaults are measured, with room on top: [`constants`](crate::constants) says what and how. Change one only after
 /// measuring your own jobs: below them DuckDB answers "out of memory", or the kernel kills the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Floors {
-    /// The process before any job: program, DataFusion, runtime. Measured at 60 to 80 MB resident. Counted once for the
-    /// process, however many runs there are.
+    /// The process before any job: program, DataFusion, runtime. Counted once for the process, however many runs there are.
     pub process: u64,
 
-    /// DuckDB's `memory_limit`. Measured: a sort of 20 million rows ends in 100 MB with one thread and needs 200 MB with
-    /// two.
+    /// DuckDB's `memory_limit`.
     pub engine: u64,
 
-    /// What DuckDB takes beyond its `memory_limit`: Arrow buffers that it exported, and its allocator. Measured at 60 to
-    /// 90 MB.
+    /// What DuckDB takes beyond its `memory_limit`: Arrow buffers that it exported, and its allocator.
     pub reserve: u64,
 
-    /// One parquet writer: a row group of 122,880 rows by some 16 columns (20 to 40 MB) and one upload part.
+    /// One parquet writer: a row group of 122,880 rows by some 16 columns and one upload part.
     pub writer: u64,
 
     /// delta-rs reading and rewriting files (compaction).

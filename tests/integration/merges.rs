@@ -176,6 +176,48 @@ async fn rows_that_the_source_lacks_go() {
     assert_eq!(all(&lake).await, ["2|old 2|2", "8|n|0"]);
 }
 
+/// An extract of the whole table: the engine compares the values itself, by the same rule as the store does for a few rows.
+#[tokio::test]
+async fn an_extract_of_the_whole_table_changes_what_differs() {
+    const ROWS: &str = "select i::int as id, case when i % 7 = 0 then null else 'text ' || i end as msg, \
+                        case when i % 5 = 0 then 'nan'::double when i % 5 = 1 then 0.0 else i / 3 end as x, \
+                        (i // 250)::int as grp from range(1000) t(i)";
+    let lake = Lake::new().await;
+    lake.session.model("mart.t").sql(ROWS).partition_by(["grp"]).run().await.unwrap().committed().map(drop).unwrap();
+    // Text, 0.0 to -0.0, NULL to a text, a text to NULL, a row that moves; NaN stays NaN, and the partition 3 as it is.
+    let extract = format!(
+        "select id, case id when 2 then 'other' when 7 then 'some' when 8 then null else msg end as msg, \
+         case id when 6 then -0.0::double when 5 then -'nan'::double else x end as x, \
+         case id when 300 then 2 else grp end as grp from ({ROWS})"
+    );
+    for sync in [false, true] {
+        let before = lake.state("mart.t");
+        let model = lake.session.model("mart.t").sql(extract.clone());
+        let model = if sync { model.strategy(FullSync::on(["id"])) } else { model.strategy(Merge::on(["id"])) };
+        let report = model.run().await.unwrap();
+        if sync {
+            assert!(matches!(report.outcome, CommitOutcome::NothingToDo(Nothing::Unchanged)), "{report}");
+            assert_eq!(lake.state("mart.t"), before);
+            continue;
+        }
+        let commit = report.committed().unwrap();
+        let metrics = commit.metrics().unwrap();
+        assert_eq!((metrics.rows_updated, metrics.rows_inserted, metrics.rows_deleted), (5, 0, Some(0)));
+        assert_eq!(metrics.files_removed, 2, "{metrics:?}");
+        let changed = "select id, msg, x::varchar, grp from mart.t where id in (2, 5, 6, 7, 8, 300) order by id";
+        let expected = [
+            "2|other|0.6666666666666666|0",
+            "5|text 5|nan|0",
+            "6|text 6|-0.0|0",
+            "7|some|2.3333333333333335|0",
+            "8|NULL|2.6666666666666665|0",
+            "300|text 300|nan|2",
+        ];
+        assert_eq!(lake.rows(changed).await, expected);
+        assert_eq!(lake.rows("select count(*), count(distinct id) from mart.t").await, ["1000|1000"]);
+    }
+}
+
 #[tokio::test]
 async fn history_keeps_versions_of_rows() {
     let lake = Lake::new().await;

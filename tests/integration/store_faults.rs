@@ -15,20 +15,6 @@ use url::Url;
 
 use crate::jobs::{self, BEFORE, End};
 
-const FAULTS: [Fault; 11] = [
-    Fault::LostRequest,
-    Fault::LostAnswer,
-    Fault::Denied,
-    Fault::Throttled,
-    Fault::ServerError,
-    Fault::Expired,
-    Fault::Conflict,
-    Fault::ConflictAfter,
-    Fault::BrokenBody,
-    Fault::ShortBody,
-    Fault::Delay(Duration::from_millis(20)),
-];
-
 async fn lake(store: &FaultyStore) -> Session {
     let url = Url::parse("mem://lake/").unwrap();
     let memory = MemorySettings::with_limit(1 << 30);
@@ -59,7 +45,7 @@ async fn every_strategy_survives_every_fault() {
         println!("{}: {requests} requests", job.name);
         store.set_rule(|_, _| None);
         assert_eq!(jobs::table(&session).await, job.after, "{}", job.name);
-        for (nth_fault, fault) in FAULTS.into_iter().enumerate() {
+        for (nth_fault, fault) in Fault::SURVIVABLE.into_iter().enumerate() {
             for nth in ((nth_job + nth_fault) % STRIDE..requests).step_by(STRIDE) {
                 let what = format!("{}: request {nth} of {requests} meets {fault:?}", job.name);
                 let store = FaultyStore::new(prepared.fork());
@@ -179,7 +165,7 @@ async fn every_strategy_survives_many_faults_at_once() {
         store.set_rule(move |_, _| {
             let hit = dice.next() % often == 0;
             count.fetch_add(usize::from(hit), Ordering::SeqCst);
-            hit.then(|| FAULTS[dice.next() as usize % FAULTS.len()])
+            hit.then(|| Fault::SURVIVABLE[dice.next() as usize % Fault::SURVIVABLE.len()])
         });
         // A store that fails every second request may keep a run busy with its repeats.
         let end = tokio::time::timeout(Duration::from_secs(60), (job.run)(&session)).await;

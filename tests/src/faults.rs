@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use duckrun::{At, Error, Result};
 use futures::StreamExt;
@@ -21,20 +20,6 @@ use crate::work::{
 };
 use crate::{Fault, FaultyStore, Tally};
 
-/// What a network and a store do to their clients.
-const FAULTS: [Fault; 11] = [
-    Fault::LostRequest,
-    Fault::LostAnswer,
-    Fault::Denied,
-    Fault::Throttled,
-    Fault::ServerError,
-    Fault::Expired,
-    Fault::Conflict,
-    Fault::ConflictAfter,
-    Fault::BrokenBody,
-    Fault::ShortBody,
-    Fault::Delay(Duration::from_millis(20)),
-];
 /// Kinds of errors that an operation may end with: none of them blames the input, or says that something is impossible.
 const TYPED: [&str; 6] =
     ["Unavailable", "PermissionDenied", "Corrupt", "AlreadyExists", "ResourceExhausted", "CommitUnknown"];
@@ -290,7 +275,7 @@ impl Trial {
         let requests = self.requests.unwrap_or_default();
         let mut planned = BTreeMap::new();
         for _ in 0..1 + numbers.below(4) {
-            planned.insert(numbers.below(requests), numbers.one_of(&FAULTS));
+            planned.insert(numbers.below(requests), numbers.one_of(&Fault::SURVIVABLE));
         }
         let what = format!("trial {}: {kind:?} with {planned:?} of {requests} requests", self.number);
         let met = Arc::new(AtomicU64::new(0));

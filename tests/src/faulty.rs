@@ -48,6 +48,23 @@ pub enum Fault {
     DeathAfter,
 }
 
+impl Fault {
+    /// What a network and a store do to their clients: one of each kind that a process survives.
+    pub const SURVIVABLE: [Fault; 11] = [
+        Fault::LostRequest,
+        Fault::LostAnswer,
+        Fault::Denied,
+        Fault::Throttled,
+        Fault::ServerError,
+        Fault::Expired,
+        Fault::Conflict,
+        Fault::ConflictAfter,
+        Fault::BrokenBody,
+        Fault::ShortBody,
+        Fault::Delay(Duration::from_millis(20)),
+    ];
+}
+
 /// Which operation a fault meets.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,7 +40,15 @@ struct Described {
 
 /// The columns of the query that was described last. Binding a query over many CSV files sniffs all of them, so a run that
 /// describes its query and then runs it should pay once. Forgotten as soon as anything changes what the query may read.
-type LastDescribed = Arc<Mutex<Option<(Query, Vec<Described>)>>>;
+type LastDescribed = Arc<Mutex<Last>>;
+
+/// What is known of queries. Planning one over CSV or JSON files means to sniff them.
+#[derive(Default)]
+struct Last {
+    described: Option<(Query, Vec<Described>)>,
+    /// Whether something in the session is sniffed whenever a query over it is planned.
+    sniffs: bool,
+}
 
 pub(super) struct DuckSession {
     last: LastDescribed,
@@ -159,7 +167,7 @@ impl DuckSession {
     }
 
     fn forget(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).described = None;
     }
 
     fn next_serial(&self) -> u64 {
@@ -226,13 +234,37 @@ fn insert_batch(conn: &Connection, catalog: &str, name: &RelationName, batch: &R
     appender.flush().map_err(fail)
 }
 
+/// Whether planning a query means to sniff files.
+fn sniffs(sql: &str) -> bool {
+    sql.contains("read_csv") || sql.contains("read_json")
+}
+
 /// The columns of a query, in DuckDB's types.
-fn describe(conn: &Connection, query: &Query) -> Result<Vec<Described>> {
+///
+/// DuckDB 2.0 plans a statement that reads files once when it is prepared and again when it is executed (their bind data does not
+/// support the statement cache). Where planning is `costly`, the description is therefore laid by in a statement that is executed
+/// without being prepared.
+fn describe(conn: &Connection, query: &Query, costly: bool) -> Result<Vec<Described>> {
+    const LAID: &str = "temp.__duckrun_described";
     references::single_query(conn, &query.sql)?;
-    let mut statement = conn
-        // Not of `SELECT * FROM (query)`: there DuckDB renames a column whose name occurs twice.
-        .prepare(&format!("DESCRIBE {}", body(&query.sql)))
-        .map_err(|e| failure(e, "plan the query"))?;
+    // Not of `SELECT * FROM (query)`: there DuckDB renames a column whose name occurs twice.
+    let mut sql = format!("DESCRIBE {}", body(&query.sql));
+    // What fails here fails again below, and there the message shows the query alone.
+    let laid = costly
+        && query.params.is_empty()
+        && conn.execute_batch(&format!("CREATE OR REPLACE TEMP TABLE {LAID} AS FROM (\n{sql}\n)")).is_ok();
+    if laid {
+        sql = format!("SELECT column_name, column_type FROM {LAID} ORDER BY rowid");
+    }
+    let columns = described(conn, query, &sql);
+    if laid && let Err(e) = conn.execute_batch(&format!("DROP TABLE {LAID}")) {
+        tracing::debug!(error = %e, "a description stays");
+    }
+    columns
+}
+
+fn described(conn: &Connection, query: &Query, sql: &str) -> Result<Vec<Described>> {
+    let mut statement = conn.prepare(sql).map_err(|e| failure(e, "plan the query"))?;
     let params: Vec<_> = query.params.iter().map(parameter).collect();
     let columns = statement
         .query_map(params_from_iter(params), |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
@@ -251,11 +283,11 @@ fn body(sql: &str) -> &str {
 /// The statement that yields exactly the output columns in their Delta types, and that schema.
 fn output(conn: &Connection, query: &Query, last: &LastDescribed) -> Result<(String, SchemaRef)> {
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-    let columns = match last.as_ref() {
+    let columns = match last.described.as_ref() {
         Some((known, columns)) if known.sql == query.sql && known.params == query.params => columns.clone(),
         _ => {
-            let columns = describe(conn, query)?;
-            *last = Some((query.clone(), columns.clone()));
+            let columns = describe(conn, query, last.sniffs || sniffs(&query.sql))?;
+            last.described = Some((query.clone(), columns.clone()));
             columns
         }
     };
@@ -388,6 +420,9 @@ impl EngineSession for DuckSession {
         };
         let result = match relation {
             Relation::Sql(sql) => {
+                if sniffs(&sql) {
+                    self.last.lock().unwrap_or_else(PoisonError::into_inner).sniffs = true;
+                }
                 self.with(move |conn| {
                     prepare(conn)?;
                     references::single_query(conn, &sql)?;
@@ -479,9 +514,15 @@ impl EngineSession for DuckSession {
             let fail = |e| failure(e, "run the query");
             clear(conn, "VIEW", &whole);
             let _hints = Hints::set(conn, &query, own)?;
-            let mut statement = conn.prepare(&format!("CREATE OR REPLACE TABLE {table} AS {sql}")).map_err(fail)?;
-            let params: Vec<_> = query.params.iter().map(parameter).collect();
-            statement.execute(params_from_iter(params)).map_err(fail)?;
+            let create = format!("CREATE OR REPLACE TABLE {table} AS {sql}");
+            match query.params.as_slice() {
+                // Planned once; see `describe`.
+                [] => conn.execute_batch(&create).map_err(fail)?,
+                params => {
+                    let params = params.iter().map(parameter);
+                    conn.prepare(&create).map_err(fail)?.execute(params_from_iter(params)).map(drop).map_err(fail)?;
+                }
+            }
             conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).map_err(fail)
         });
         tokio::pin!(work);

@@ -33,6 +33,12 @@ pub(crate) use self::sql::SOURCE;
 use self::sql::{INSERTS, MATCHES, MergeSql, TARGET};
 use crate::executor::{discard, finish};
 
+/// Where one incoming row comes for every so many of the table, or more, most of them are taken to change nothing (an extract of
+/// the whole table that is merged every day): the engine then reads the columns that updates set and compares, and only rows
+/// that change are put in order and sent to the store. With fewer it is the store that compares, in the row groups that the
+/// matches are in, and the engine reads keys only.
+const DENSE: u64 = 2;
+
 /// One run of a plan that changes rows.
 struct Work<'a> {
     cx: &'a RunContext,
@@ -110,7 +116,7 @@ impl Work<'_> {
             _ => Arc::new(Schema::empty()),
         };
         let feed = feed::is_on(self.at.as_deref(), &self.plan);
-        let sql = MergeSql::new(merge, &self.plan.schema, &existing, &self.plan.partition_columns, feed)?;
+        let mut sql = MergeSql::new(merge, &self.plan.schema, &existing, &self.plan.partition_columns, feed)?;
         let at = self.at.as_ref().filter(|_| sql.needs_matches());
         let (mut matched, mut before) = (false, None);
         if let Some(at) = at {
@@ -121,6 +127,10 @@ impl Work<'_> {
             done.reads.files = set.files.iter().map(|f| f.path.clone()).collect();
             tracing::debug!(files = set.files.len(), "files that may hold a match");
             matched = !set.files.is_empty();
+            let rows: Option<u64> = set.files.iter().map(|f| f.rows).sum();
+            sql.compare = merge.skip_unchanged
+                && sql.comparable()
+                && rows.is_some_and(|rows| done.counts.source.saturating_mul(DENSE) >= rows);
             if matched {
                 before = self.match_and_rewrite(merge, &sql, at, set, done).await?.filter(|_| feed);
             }

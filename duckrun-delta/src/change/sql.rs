@@ -39,6 +39,8 @@ pub(super) struct MergeSql<'a> {
     existing: &'a Schema,
     /// The columns that updates set: partition columns and others.
     set: Vec<SetColumn>,
+    /// Whether the matches say which updates change nothing, so that these go no further.
+    pub(super) compare: bool,
 }
 
 /// A column that some update sets.
@@ -79,7 +81,7 @@ impl<'a> MergeSql<'a> {
         if set.len() != names.len() {
             return Err(Error::invalid("an update sets a column that the table lacks"));
         }
-        Ok(Self { plan, schema, existing, set })
+        Ok(Self { plan, schema, existing, set, compare: false })
     }
 
     /// Whether an update may move a row to another partition.
@@ -111,8 +113,15 @@ impl<'a> MergeSql<'a> {
         self.plan.clauses(When::NotMatchedBySource).any(|c| !matches!(c.then, Then::Nothing))
     }
 
-    /// The query whose result are the matches. Columns: f, r, s, c, moved (where rows may move), and the early values.
-    /// `columns` are further columns of which the final value is wanted (for checks), as `k_<n>`.
+    /// Whether the engine can tell an update that changes nothing: nested values it compares in another way than by their
+    /// bits. Where nothing is set there is nothing to tell.
+    pub(super) fn comparable(&self) -> bool {
+        !self.set.is_empty() && self.set.iter().all(|s| !s.data_type.is_nested())
+    }
+
+    /// The query whose result are the matches. Columns: f, r, s, c, moved (where rows may move), same (where values are to be
+    /// compared: an update that changes nothing), and the early values. `columns` are further columns of which the final value
+    /// is wanted (for checks), as `k_<n>`.
     ///
     /// The rows on the right of the join are laid out for look-up, `by_target` says which: the fewer, if the caller knows.
     pub(super) fn matches(&self, checked: &[String], by_target: bool) -> Result<String> {
@@ -150,6 +159,18 @@ impl<'a> MergeSql<'a> {
                 }
             }
             list.push(format!("{moved} ELSE false END AS moved"));
+        }
+        if self.compare {
+            let mut same = vec![format!("{CLAUSE} IN ({})", list_of(&self.updating()))];
+            for column in &self.set {
+                let (new, old) = (self.value(column, CLAUSE, true)?, self.old(&column.name));
+                same.push(format!("{new} IS NOT DISTINCT FROM {old}"));
+                if column.data_type.is_floating() {
+                    // 0.0 and -0.0 are equal, but not the same.
+                    same.push(format!("signbit({new}) IS NOT DISTINCT FROM signbit({old})"));
+                }
+            }
+            list.push(format!("coalesce({}, false) AS same", same.join(" AND ")));
         }
         for (n, column) in self.set.iter().enumerate().filter(|(_, s)| !s.late) {
             list.push(format!("{} AS v_{n}", self.value(column, CLAUSE, true)?));
@@ -254,13 +275,19 @@ impl<'a> MergeSql<'a> {
         if join && self.plan.source {
             let _ = write!(sql, " LEFT JOIN {SOURCE} AS source ON source.rowid = m.s");
         }
-        let _ = write!(sql, " WHERE m.{CLAUSE} IN ({})", list_of(&self.changing()));
+        let _ = write!(sql, " WHERE {}", self.changed());
         if !without.is_empty() {
             let files: Vec<String> = without.iter().map(i64::to_string).collect();
             let _ = write!(sql, " AND m.f NOT IN ({})", files.join(", "));
         }
         sql.push_str(" ORDER BY m.f, m.r");
         Ok(sql)
+    }
+
+    /// The matches that change a row.
+    fn changed(&self) -> String {
+        let but = if self.compare { " AND NOT m.same" } else { "" };
+        format!("m.{CLAUSE} IN ({}){but}", list_of(&self.changing()))
     }
 
     /// The columns of [`changes`](Self::changes).
@@ -379,8 +406,8 @@ impl<'a> MergeSql<'a> {
             "SELECT m.f AS f, (count(*) FILTER (WHERE {updated}))::BIGINT AS updated, \
              (count(*) FILTER (WHERE NOT ({updated})))::BIGINT AS deleted, \
              (count(*) FILTER (WHERE {moved}))::BIGINT AS moved \
-             FROM {MATCHES} AS m WHERE m.{CLAUSE} IN ({}) GROUP BY m.f ORDER BY m.f",
-            list_of(&self.changing())
+             FROM {MATCHES} AS m WHERE {} GROUP BY m.f ORDER BY m.f",
+            self.changed()
         )
     }
 

@@ -13,6 +13,7 @@ mod stats;
 mod suites;
 mod written;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use args::{Args, Command};
@@ -24,7 +25,8 @@ type Result<T> = std::result::Result<T, Error>;
 fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args().skip(1)) {
         Ok(Command::Help) => {
-            println!("{}", args::usage());
+            // A reader that has seen enough (`| head`) is no failure.
+            let _ = writeln!(std::io::stdout(), "{}", args::usage());
             Ok(())
         }
         Ok(Command::Child(job)) => child::serve(&job),
