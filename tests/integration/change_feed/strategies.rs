@@ -58,6 +58,14 @@ fn steps() -> Vec<Step> {
             &["1|1|0|update_postimage", "1|1|1|update_preimage", "3|3|1|update_preimage", "3|5|1|update_postimage"],
             true,
         ),
+        // The first file is read and stays: files are counted among those that change.
+        step(
+            "an extract of the whole table",
+            "(0, 0, 0), (1, 1, 1), (2, 2, 0), (3, 3, 1), (4, 4, 0), (5, 5, 1), (6, 6, 0), (7, 70, 1), (8, 8, 0), (9, 9, 1), (10, 10, 0), (11, 11, 1)",
+            |m| m.strategy(Merge::on(["id"])),
+            &["7|70|1|update_postimage", "7|7|1|update_preimage"],
+            true,
+        ),
         step(
             "rows that no longer come in go",
             "(1, 1, 1), (6, 60, 0), (7, 7, 1), (8, 8, 0), (9, 9, 1), (10, 10, 0)",

@@ -49,10 +49,8 @@ impl MergeSql<'_> {
             };
             set.push((at, cast(&value, &column.data_type)?));
         }
-        let but = if self.compare { " AND NOT same" } else { "" };
-        let changing = format!("{CLAUSE} IN ({}){but}", list_of(&self.changing()));
         let inserts = inserts.then_some((INSERTS, self.schema.as_ref()));
-        rows(self.schema, self.existing, &change, &set, &changing, inserts)
+        rows(self.schema, self.existing, &change, &set, &self.changed(), inserts)
     }
 }
 
@@ -61,7 +59,7 @@ pub(in crate::change) fn replaced(schema: &SchemaRef, existing: &Schema, incomin
     rows(schema, existing, &CHANGE_DELETE.to_string(), &[], "true", Some((SOURCE, incoming)))
 }
 
-/// `change` is the kind of a row that was there, `changing` the condition of the matches that change one, `set` the columns with
+/// `change` is the kind of a row that was there, `changing` the condition of the matches (`m`) that change one, `set` the columns with
 /// new values, `inserts` the relation of the new rows and its columns.
 fn rows(
     schema: &SchemaRef,
@@ -99,7 +97,7 @@ fn rows(
     // The view counts its files from 0; the matches are looked up, for there are never more of them than rows in these files.
     let matches = format!(
         "SELECT m.*, t.n AS __duckrun_n FROM {MATCHES} AS m JOIN (SELECT f, (row_number() OVER (ORDER BY f) - 1)::BIGINT AS n \
-         FROM (SELECT DISTINCT f FROM {MATCHES} WHERE {changing})) AS t ON t.f = m.f WHERE {changing}"
+         FROM (SELECT DISTINCT m.f FROM {MATCHES} AS m WHERE {changing})) AS t ON t.f = m.f WHERE {changing}"
     );
     let mut sql = format!(
         "SELECT {} FROM {BEFORE} AS target JOIN ({matches}) AS m ON target.{FILE_INDEX} = m.__duckrun_n AND target.{ROW_NUMBER} = m.r",
