@@ -49,7 +49,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use fair::FairGovernor;
 pub use governor::{Governor, Lease, LeaseRequest};
 pub use limit::{Bound, Candidate, EffectiveLimit};
-pub use meter::{Peak, PeakMeter, peak_resident_bytes, resident_bytes};
+pub use meter::{Peak, PeakMeter, Relief, peak_resident_bytes, resident_bytes};
 pub use plan::{Job, MemoryPlan, SpillPlan, Workload, constants, plan};
 pub use probe::{MemoryProbe, MemorySample, SystemProbe};
 pub use spill::SpillDir;

@@ -10,7 +10,7 @@ use duckrun_core::{
     RelationName, Result, RunContext, Snapshot, SourceContext, StrategyRun, TableName, TableReference, TableState,
     TableStore, Target, WriteJob,
 };
-use duckrun_memory::PeakMeter;
+use duckrun_memory::{PeakMeter, Relief};
 use tracing::Instrument;
 
 use crate::model::Model;
@@ -85,10 +85,15 @@ async fn windows(
     Ok(report)
 }
 
+/// Measures what a job holds, and has freed memory given back where that nears the limit.
+pub(crate) fn relieving(cx: &RunContext) -> PeakMeter {
+    PeakMeter::start_with(Relief::for_plan(cx.memory(), duckrun_core::duckdb::give_back_freed_memory))
+}
+
 /// Runs a model once, repeating it after conflicts as often as it asks.
 async fn repeated(model: &Model, name: &TableName, cx: &RunContext, waited: Duration) -> Result<Report> {
     let started = Instant::now();
-    let meter = PeakMeter::start();
+    let meter = relieving(cx);
     let mut attempts = 0;
     let mut before: Option<(Arc<dyn Snapshot>, u64)> = None;
     loop {

@@ -212,6 +212,7 @@ impl Maintain {
         };
         let what = self.table.as_deref().unwrap_or("every table");
         let (cx, _lease) = self.session.context(what, Job::Compact).await?;
+        let _relief = crate::attempt::relieving(&cx);
         let mut report = MaintainReport::default();
         for name in tables {
             let cx = cx.next_attempt().with_progress(self.progress.clone().map(|f| {

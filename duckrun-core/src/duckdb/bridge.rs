@@ -76,6 +76,15 @@ pub(super) fn to_duckdb(ours: &RecordBatch) -> Result<arrow60::record_batch::Rec
     Ok(arrow60::array::StructArray::from(data).into())
 }
 
+/// Has the C library give back what it keeps of freed memory.
+pub(super) fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` is safe to call from any thread at any time: it takes no pointer, and each arena's lock in turn.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,6 +34,13 @@ pub use self::secrets::{CreateSecret, create_secret};
 use self::session::DuckSession;
 use crate::{Capabilities, Engine, EngineSession, Error, Result, RunContext, StorageOptions};
 
+/// Has the C library give back to the system what it keeps of memory that was freed, where it can (glibc's `malloc_trim`).
+///
+/// For [`Relief`](crate::memory::Relief): DuckDB allocates from the C library, whichever allocator Rust code has.
+pub fn give_back_freed_memory() {
+    bridge::give_back_freed_memory();
+}
+
 /// DuckDB as an [`Engine`].
 ///
 /// ```
