@@ -78,12 +78,13 @@ impl DeltaSnapshot {
         };
         let pinned = location.clock().now();
         let mut opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
-        if matches!(opened, Err(DeltaTableError::NotATable(_))) && version.is_none() {
+        if matches!(opened, Err(DeltaTableError::NotATable(_))) {
             // No table, or one that is being created: then the second look finds it. A log that still cannot be read is broken.
-            if crate::history::list(location, None).await?.is_empty() {
-                return Ok(None);
+            match (crate::history::list(location, None).await?.is_empty(), version) {
+                (true, None) => return Ok(None),
+                (true, Some(_)) => {}
+                (false, _) => opened = LazySnapshot::try_new(location.log().as_ref(), version).await,
             }
-            opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
         }
         match opened {
             Ok(lazy) => Self::build(location.clone(), lazy, pinned).map(Some),
