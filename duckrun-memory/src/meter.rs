@@ -32,9 +32,9 @@ pub(crate) fn own_anonymous_bytes() -> Option<u64> {
 
 /// What to do when the process holds much: to have freed memory given back that the allocator keeps.
 ///
-/// glibc keeps what a thread has freed in that thread's arena, up to 64 MiB and more in each, and counts on using it again; a
-/// job whose threads come and go then holds its peak several times over. Measured (`memory --limit-mb 512 --times 2 --case
-/// merge`): 472 MiB, and one process of three killed, where one arena took 323.
+/// glibc keeps what a thread has freed in that thread's arena. Measured (`memory --limit-mb 512 --times 2 --case merge`): a peak
+/// of 472 MiB, and one process of three killed, where one arena took 323; with relief 341 to 367 and none of eight. It lowers
+/// peaks and bounds none: what is taken between two looks is held before it is given back.
 #[derive(Clone, Copy, Debug)]
 pub struct Relief {
     /// Bytes of anonymous memory above which it is done.
@@ -215,7 +215,9 @@ mod tests {
         fn give_back() {
             CALLS.fetch_add(1, Ordering::Relaxed);
         }
-        drop((PeakMeter::start_with(Relief { above: u64::MAX, give_back }), thread::sleep(PeakMeter::INTERVAL * 5)));
+        let meter = PeakMeter::start_with(Relief { above: u64::MAX, give_back });
+        thread::sleep(PeakMeter::INTERVAL * 5);
+        drop(meter);
         assert_eq!(CALLS.load(Ordering::Relaxed), 0);
         let meter = PeakMeter::start_with(Relief { above: 1, give_back });
         thread::sleep(PeakMeter::INTERVAL * 30);

@@ -127,10 +127,8 @@ impl Work<'_> {
             done.reads.files = set.files.iter().map(|f| f.path.clone()).collect();
             tracing::debug!(files = set.files.len(), "files that may hold a match");
             matched = !set.files.is_empty();
-            let rows: Option<u64> = set.files.iter().map(|f| f.rows).sum();
-            sql.compare = merge.skip_unchanged
-                && sql.comparable()
-                && rows.is_some_and(|rows| done.counts.source.saturating_mul(DENSE) >= rows);
+            let dense = rows_in(&set).is_some_and(|rows| done.counts.source.saturating_mul(DENSE) >= rows);
+            sql.compare = dense && merge.skip_unchanged && sql.comparable();
             if matched {
                 before = self.match_and_rewrite(merge, &sql, at, set, done).await?.filter(|_| feed);
             }
@@ -190,8 +188,7 @@ impl Work<'_> {
             checked.clear();
         }
         let matches = RelationName::bare(MATCHES)?;
-        let rows_there: Option<u64> = set.files.iter().map(|f| f.rows).sum();
-        let by_target = rows_there.is_some_and(|rows| rows < done.counts.source);
+        let by_target = rows_in(&set).is_some_and(|rows| rows < done.counts.source);
         let query = Query::new(sql.matches(&checked, by_target)?).with_joins_as_written(true);
         let found = self.engine.materialize(&matches, &query).await?;
         self.cx.report(&Progress::start(Phase::Matching).at(found, 0));
@@ -283,6 +280,11 @@ impl Work<'_> {
         }
         finish(self.cx, self.store, self.at.as_ref(), &intent).await
     }
+}
+
+/// The rows of the files, where the log knows them all.
+fn rows_in(set: &FileSet) -> Option<u64> {
+    set.files.iter().map(|f| f.rows).sum()
 }
 
 /// Whether a clause's texts mention a session variable.

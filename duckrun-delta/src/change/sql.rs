@@ -3,7 +3,8 @@
 //! Three relations of the session: the incoming rows (`source`, a table; `rowid` tells its rows apart), the table's rows
 //! (`target`, a view over the files that were not ruled out, with the position of each row), and the matches (`m`, a table): the
 //! position of a row of the table, the incoming row it matches, the clause that applies to it, and those of the new values that
-//! need the old ones. Everything else is computed from source and matches alone, so that the table's other columns are never read.
+//! need the old ones. Everything else is computed from source and matches alone, so that the table's other columns are not read,
+//! but where the matches compare ([`MergeSql::compare`]) and for a change feed.
 
 mod feed;
 
