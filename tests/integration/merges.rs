@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use duckrun::core::NullKeys;
 use duckrun::delta::{
-    BatchSize, DeleteInsert, FullSync, Insert, InsertOverwrite, Merge, Microbatch, ReplaceWhere, Scd2,
+    Append, BatchSize, DeleteInsert, FullSync, Insert, InsertOverwrite, Merge, Microbatch, ReplaceWhere, Scd2,
 };
 use duckrun::{CommitOutcome, ErrorKind, Nothing, Phase, SchemaChange};
 
@@ -216,6 +216,46 @@ async fn an_extract_of_the_whole_table_changes_what_differs() {
         assert_eq!(lake.rows(changed).await, expected);
         assert_eq!(lake.rows("select count(*), count(distinct id) from mart.t").await, ["1000|1000"]);
     }
+}
+
+/// As many rows come in as there are: what they match says which keys come twice and which rows are new.
+#[tokio::test]
+async fn an_extract_of_the_whole_table_is_told_apart_by_what_it_matches() {
+    let lake = Lake::new().await;
+    // Three files, in which the key 5 is there twice and rows without a key are, too.
+    for sql in [
+        "select i::bigint as id, 'a' as s from range(100) t(i)",
+        "select i::bigint as id, 'b' as s from range(100, 200) t(i) union all select 5, 'twice'",
+        "select null::bigint as id, 'none' as s from range(3)",
+    ] {
+        let model = lake.session.model("mart.t").sql(sql).strategy(Append::default());
+        model.run().await.unwrap().committed().map(drop).unwrap();
+    }
+    let before = lake.state("mart.t");
+    let extract = "select case when i = 150 then 5000 + i else i end::bigint as id, 'c' as s from range(200) t(i)";
+    for (more, parts) in [
+        // Two that match the same row, in any file; two that match nothing; one of a pair that is there twice.
+        ("select 0::bigint, 'd'", ["2 incoming rows have the key (id = 0)", "1 keys"]),
+        ("select 199::bigint, 'd'", ["2 incoming rows have the key (id = 199)", "1 keys"]),
+        ("select 5150::bigint, 'd'", ["2 incoming rows have the key (id = 5150)", "1 keys"]),
+        ("select 5::bigint, 'd' union all select 5, 'e'", ["3 incoming rows have the key (id = 5)", "1 keys"]),
+    ] {
+        for strategy in [Merge::on(["id"]).null_keys(NullKeys::Distinct), Merge::on(["id"])] {
+            let model = lake.session.model("mart.t").sql(format!("{extract} union all {more}")).strategy(strategy);
+            let error = model.run().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+            assert!(parts.iter().all(|part| error.message().contains(part)), "{error}");
+        }
+        assert_eq!(lake.state("mart.t"), before);
+    }
+    // Keys that are NULL are no two of a kind, and come in.
+    let sql = format!("{extract} union all select null, 'd' union all select null, 'e'");
+    let strategy = Merge::on(["id"]).null_keys(NullKeys::Distinct);
+    let commit = lake.session.model("mart.t").sql(sql).strategy(strategy).run().await.unwrap().committed().unwrap();
+    let metrics = commit.metrics().unwrap();
+    assert_eq!((metrics.rows_updated, metrics.rows_inserted, metrics.rows_deleted), (200, 3, Some(0)));
+    let rows = "select s, count(*), count(id) from mart.t group by s order by s";
+    assert_eq!(lake.rows(rows).await, ["b|1|1", "c|201|201", "d|1|0", "e|1|0", "none|3|0"]);
 }
 
 #[tokio::test]

@@ -22,6 +22,24 @@ pub(crate) struct Rules<'a> {
     pub(crate) duplicates: &'a Duplicates,
 }
 
+impl Rules<'_> {
+    fn columns(&self) -> Vec<String> {
+        self.keys.iter().map(|k| quote_ident(k)).collect()
+    }
+
+    fn any_null(&self) -> String {
+        self.columns().iter().map(|k| format!("{k} IS NULL")).collect::<Vec<_>>().join(" OR ")
+    }
+
+    /// The condition that a row's key may be that of another row.
+    fn equal_to_others(&self) -> String {
+        match self.null_keys {
+            NullKeys::Equal => "true".to_owned(),
+            _ => format!("NOT ({})", self.any_null()),
+        }
+    }
+}
+
 /// Runs the query into the session's table of incoming rows, under the names and types of `incoming`, and applies the rules.
 /// Returns the rows that are left.
 ///
@@ -39,8 +57,7 @@ pub(crate) async fn stage(
     if rules.keys.is_empty() || rows == 0 {
         return Ok(rows);
     }
-    let keys: Vec<String> = rules.keys.iter().map(|k| quote_ident(k)).collect();
-    let any_null = keys.iter().map(|k| format!("{k} IS NULL")).collect::<Vec<_>>().join(" OR ");
+    let any_null = rules.any_null();
     if rules.null_keys == NullKeys::Refuse {
         let nulls = count(engine, &format!("SELECT count(*)::BIGINT AS n FROM {SOURCE} WHERE {any_null}")).await?;
         if nulls > 0 {
@@ -54,33 +71,35 @@ pub(crate) async fn stage(
             ));
         }
     }
-    let groups = match rules.null_keys {
-        NullKeys::Equal => "true".to_owned(),
-        _ => format!("NOT ({any_null})"),
-    };
     match rules.duplicates {
         Duplicates::Allow => {}
         Duplicates::KeepFirst(order) => {
             // A row with a NULL key has no equal, unless NULL equals NULL.
             let sql = format!(
                 "SELECT * EXCLUDE (__duckrun_rank) FROM (SELECT *, row_number() OVER (PARTITION BY {} ORDER BY {order}) \
-                 AS __duckrun_rank FROM {SOURCE} AS source) WHERE __duckrun_rank = 1 OR NOT ({groups})",
-                keys.join(", ")
+                 AS __duckrun_rank FROM {SOURCE} AS source) WHERE __duckrun_rank = 1 OR NOT ({})",
+                rules.columns().join(", "),
+                rules.equal_to_others()
             );
             let first = RelationName::bare("__duckrun_first")?;
             rows = engine.materialize(&first, &Query::new(sql).with_output(nullable(incoming))).await?;
             engine.execute(&format!("DROP TABLE {SOURCE}; ALTER TABLE __duckrun_first RENAME TO {SOURCE}")).await?;
         }
-        _ => refuse_duplicates(engine, rules.keys, &keys.join(", "), &groups).await?,
+        _ => check(engine, rules, SOURCE).await?,
     }
     Ok(rows)
 }
 
-async fn refuse_duplicates(engine: &dyn EngineSession, names: &[String], keys: &str, groups: &str) -> Result<()> {
+/// Refuses two rows with one key among those of a relation of incoming rows, all of them or some.
+///
+/// # Errors
+/// [`ErrorKind::InvalidData`] with the key and the count.
+pub(crate) async fn check(engine: &dyn EngineSession, rules: &Rules<'_>, relation: &str) -> Result<()> {
+    let (keys, groups) = (rules.columns().join(", "), rules.equal_to_others());
     // Half the time of counting each key's rows, which is for the message alone.
     let repeated = format!(
-        "SELECT ((SELECT count(*) FROM {SOURCE} WHERE {groups}) \
-         - (SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {SOURCE} WHERE {groups})))::BIGINT AS n"
+        "SELECT ((SELECT count(*) FROM {relation} WHERE {groups}) \
+         - (SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {relation} WHERE {groups})))::BIGINT AS n"
     );
     if count(engine, &repeated).await? == 0 {
         return Ok(());
@@ -94,7 +113,8 @@ async fn refuse_duplicates(engine: &dyn EngineSession, names: &[String], keys: &
         return Ok(());
     }
     let all = count(engine, &format!("SELECT count(*)::BIGINT AS n FROM ({twice})")).await?;
-    let key: Vec<String> = names
+    let key: Vec<String> = rules
+        .keys
         .iter()
         .zip(found.columns())
         .map(|(name, values)| Ok(format!("{name} = {}", shown(values)?)))

@@ -11,6 +11,7 @@
 pub(crate) mod feed;
 mod history;
 pub(crate) mod incoming;
+mod marks;
 mod ranges;
 mod replace;
 mod sql;
@@ -22,10 +23,10 @@ use std::time::Instant;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, Schema};
 use duckrun_core::{
-    AppTransaction, Check, CommitOutcome, EngineSession, Error, ErrorKind, FileOptions, FileSet, Intent, MergePlan,
-    Nothing, Operation, Phase, Progress, Query, ReadSet, Relation, RelationName, Result, RewriteSpec, RowCounts,
-    RunContext, Snapshot, Staged, TableStore, Then, Value, When, WriteAction, WriteJob, WritePlan, WriteSpec,
-    quote_ident,
+    AppTransaction, Check, CommitOutcome, Duplicates, EngineSession, Error, ErrorKind, FileOptions, FileSet, Intent,
+    MergePlan, Nothing, Operation, Phase, Progress, Query, ReadSet, Relation, RelationName, Result, RewriteSpec,
+    RowCounts, RunContext, Snapshot, Staged, TableStore, Then, Value, When, WriteAction, WriteJob, WritePlan,
+    WriteSpec, quote_ident,
 };
 
 use self::incoming::{Rules, count, rows};
@@ -84,7 +85,11 @@ impl Work<'_> {
         }
         let mut source_rows = 0;
         if merge.source {
-            let rules = Rules { keys: &merge.keys, null_keys: merge.null_keys, duplicates: &merge.duplicates };
+            let mut rules = rules(merge);
+            if self.at.is_some() && marks::may_stand_in(merge) {
+                // Checked as soon as it is known how: by their keys, or by what they match.
+                rules.duplicates = &Duplicates::Allow;
+            }
             source_rows = incoming::stage(self.engine, &self.query, &merge.incoming, &rules).await?;
             if source_rows == 0 && self.at.is_some() && !merge.fresh && self.plan.metadata.is_empty() {
                 return Ok(CommitOutcome::NothingToDo(Nothing::NoRows));
@@ -119,6 +124,7 @@ impl Work<'_> {
         let mut sql = MergeSql::new(merge, &self.plan.schema, &existing, &self.plan.partition_columns, feed)?;
         let at = self.at.as_ref().filter(|_| sql.needs_matches());
         let (mut matched, mut before) = (false, None);
+        let mut unchecked = self.at.is_some() && marks::may_stand_in(merge);
         if let Some(at) = at {
             let ranges = ranges::of_merge(self.engine, merge, &existing).await?;
             let mut set = at.files_within(&ranges).await?;
@@ -127,11 +133,21 @@ impl Work<'_> {
             done.reads.files = set.files.iter().map(|f| f.path.clone()).collect();
             tracing::debug!(files = set.files.len(), "files that may hold a match");
             matched = !set.files.is_empty();
-            let dense = rows_in(&set).is_some_and(|rows| done.counts.source.saturating_mul(DENSE) >= rows);
+            let existing = rows_in(&set);
+            let dense = existing.is_some_and(|rows| done.counts.source.saturating_mul(DENSE) >= rows);
             sql.compare = dense && merge.skip_unchanged && sql.comparable();
+            sql.marked =
+                unchecked && matched && dense && existing.is_some_and(|rows| marks::fit(done.counts.source, rows));
+            if unchecked && !sql.marked {
+                incoming::check(self.engine, &rules(merge), SOURCE).await?;
+            }
+            unchecked = false;
             if matched {
                 before = self.match_and_rewrite(merge, &sql, at, set, done).await?.filter(|_| feed);
             }
+        }
+        if unchecked {
+            incoming::check(self.engine, &rules(merge), SOURCE).await?;
         }
         let mut laid_by = false;
         if merge.source
@@ -192,6 +208,10 @@ impl Work<'_> {
         let query = Query::new(sql.matches(&checked, by_target)?).with_joins_as_written(true);
         let found = self.engine.materialize(&matches, &query).await?;
         self.cx.report(&Progress::start(Phase::Matching).at(found, 0));
+        if sql.marked {
+            let rows: Vec<u64> = set.files.iter().map(|f| f.rows.unwrap_or_default()).collect();
+            marks::mark(self.engine, &rules(merge), &rows).await?;
+        }
         if !sql.changes_rows() {
             return Ok(None);
         }
@@ -280,6 +300,11 @@ impl Work<'_> {
         }
         finish(self.cx, self.store, self.at.as_ref(), &intent).await
     }
+}
+
+/// What a merge asks of its incoming rows.
+fn rules(merge: &MergePlan) -> Rules<'_> {
+    Rules { keys: &merge.keys, null_keys: merge.null_keys, duplicates: &merge.duplicates }
 }
 
 /// The rows of the files, where the log knows them all.

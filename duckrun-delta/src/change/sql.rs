@@ -21,12 +21,16 @@ use duckrun_core::{
     RowExpr, Then, When, quote_ident,
 };
 
+use super::marks::unmatched;
+
 /// The relations of a merge. Hidden names, so that no user's SQL means them.
 pub(crate) const SOURCE: &str = "__duckrun_source";
 pub(super) const TARGET: &str = "__duckrun_target";
 pub(super) const MATCHES: &str = "__duckrun_matches";
 /// New rows that are laid by, for a table with a change feed.
 pub(super) const INSERTS: &str = "__duckrun_inserts";
+/// The variable with a bit for each incoming row: whether it matches.
+pub(super) const MATCHED_BITS: &str = "__duckrun_matched";
 /// The number of the clause that applies to a match. A hidden name too: it stands beside the columns of the table.
 const CLAUSE: &str = "__duckrun_clause";
 
@@ -42,6 +46,8 @@ pub(super) struct MergeSql<'a> {
     set: Vec<SetColumn>,
     /// Whether the matches say which updates change nothing, so that these go no further.
     pub(super) compare: bool,
+    /// Whether the incoming rows that match are [marked](super::marks).
+    pub(super) marked: bool,
 }
 
 /// A column that some update sets.
@@ -82,7 +88,7 @@ impl<'a> MergeSql<'a> {
         if set.len() != names.len() {
             return Err(Error::invalid("an update sets a column that the table lacks"));
         }
-        Ok(Self { plan, schema, existing, set, compare: false })
+        Ok(Self { plan, schema, existing, set, compare: false, marked: false })
     }
 
     /// Whether an update may move a row to another partition.
@@ -364,7 +370,9 @@ impl<'a> MergeSql<'a> {
             list.join(", "),
             list_of(&numbers)
         );
-        if with_matches {
+        if with_matches && self.marked {
+            let _ = write!(sql, " AND {}", unmatched("__duckrun_id"));
+        } else if with_matches {
             let again: Vec<usize> =
                 self.plan.clauses.iter().enumerate().filter(|(_, c)| c.also_insert).map(|(i, _)| i).collect();
             let but = match again.is_empty() {

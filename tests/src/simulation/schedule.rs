@@ -129,6 +129,9 @@ impl Play<'_> {
             if self.stopped() {
                 return;
             }
+            // Where two plays of one seed part, if they ever do.
+            let state = self.world.lock();
+            tracing::debug!(table = self.table, begun, trace = state.trace, "a simulated table is done");
         }
     }
 
