@@ -440,6 +440,15 @@ async fn first_runs_and_other_plans_are_refused() {
     lake.put("a.t", "select 1::bigint as id").await;
     let error = run(&with, "select 1::bigint as id", duckrun::Overwrite::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // It cannot tell whether a list is as it was.
+    lake.put("a.n", "select 1::bigint as id, [1] as l").await;
+    let merge = |skips| Merge::on(["id"]).skip_unchanged(skips);
+    let session = || with.model("a.n").sql("select 1::bigint as id, [1] as l");
+    let error = session().strategy(merge(true)).run().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("nested columns"), "{error}");
+    let report = session().strategy(merge(false)).run().await.unwrap();
+    assert_eq!(counts(&report).1, 1);
 }
 
 /// An engine whose last query, the one that feeds delta-rs, yields some rows and then nothing for ever.

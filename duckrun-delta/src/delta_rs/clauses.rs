@@ -114,7 +114,7 @@ impl Clauses {
         constants: &[ScalarValue],
     ) -> Result<Work> {
         let schema = schema_of(target, source, constants)?;
-        let finish = Finish { state, schema: &schema, target, constants, skip_unchanged: merge.skip_unchanged };
+        let finish = Finish { state, schema: &schema, constants, skip_unchanged: merge.skip_unchanged };
         let mut on = keys_equal(merge, target)?;
         for predicate in &self.predicates {
             on.push(finish.one(predicate)?);
@@ -153,7 +153,6 @@ impl Clauses {
 struct Finish<'a> {
     state: &'a SessionState,
     schema: &'a DFSchema,
-    target: &'a Schema,
     constants: &'a [ScalarValue],
     skip_unchanged: bool,
 }
@@ -208,10 +207,9 @@ impl Finish<'_> {
         Ok(())
     }
 
-    /// Whether an assignment changes anything; `None` where that is not asked or cannot be compared.
+    /// Whether an assignment changes anything; `None` where that is not asked.
     fn changed(&self, list: &[(String, Logical)]) -> Option<Logical> {
-        let nested = |c: &String| self.target.field_with_name(c).is_ok_and(|f| f.data_type().is_nested());
-        if !self.skip_unchanged || list.iter().any(|(c, _)| nested(c)) {
+        if !self.skip_unchanged {
             return None;
         }
         let differs =

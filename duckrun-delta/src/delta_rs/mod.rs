@@ -31,9 +31,9 @@ use deltalake::kernel::Transaction;
 use deltalake::kernel::transaction::CommitProperties;
 use deltalake::{DeltaTable, DeltaTableError};
 use duckrun_core::{
-    Check, Commit, CommitOutcome, Duplicates, Error, ErrorKind, Executor, MergePlan, Nothing, Phase, Progress, Result,
-    RunContext, Snapshot, Staged, StagedFile, TableStore, Then, Value, When, WriteAction, WriteJob, WriteMetrics,
-    WritePlan,
+    Assignment, Check, Commit, CommitOutcome, Duplicates, Error, ErrorKind, Executor, MergePlan, Nothing, Phase,
+    Progress, Result, RunContext, Snapshot, Staged, StagedFile, TableStore, Then, Value, When, WriteAction, WriteJob,
+    WriteMetrics, WritePlan,
 };
 use serde_json::{Value as Json, json};
 
@@ -85,7 +85,7 @@ impl Default for DeltaRsOptions {
 ///
 /// It writes the change files of a table with a change feed. It refuses, by name: tables that do not exist yet, changes of
 /// metadata in the same commit, [`also_insert`](duckrun_core::Clause::also_insert), incoming rows with duplicate keys where a
-/// row of the table could change, and expressions over the table's columns that the two engines do not compute alike. Any
+/// row of the table could change, updates of nested columns that are to skip unchanged rows (it cannot compare such values), and expressions over the table's columns that the two engines do not compute alike. Any
 /// commit since the pinned version is a conflict, maintenance too.
 ///
 /// Differences to [`SqlExecutor`](crate::SqlExecutor), beside speed and memory: all files of the table are read, for files are
@@ -126,6 +126,11 @@ impl Executor for DeltaRsExecutor {
         let changes = merge.clauses.iter().any(|c| c.when != When::NotMatched && c.then != Then::Nothing);
         if merge.source && merge.duplicates == Duplicates::Allow && !merge.keys.is_empty() && changes {
             return refused("merges of several incoming rows with one key");
+        }
+        let nested = |a: &Assignment| plan.schema.field_with_name(&a.column).is_ok_and(|f| f.data_type().is_nested());
+        let compared = merge.clauses.iter().any(|c| matches!(&c.then, Then::Update(list) if list.iter().any(nested)));
+        if merge.skip_unchanged && compared {
+            return refused("updates of nested columns that skip what they leave as it is (skip_unchanged)");
         }
         if plan.checks.iter().any(|c| matches!(c, Check::Unique(_))) {
             return refused("the check that columns are unique");
