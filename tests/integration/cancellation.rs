@@ -9,14 +9,14 @@ use duckrun::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use duckrun::{At, BatchStream, Relation, Resolved, Result, Session, Source, SourceContext};
 use duckrun_testkit::cancel::{Dropped, after, at_every_await};
 use duckrun_testkit::work::{
-    End, Kind, Mix, Numbers, Operation, Place, Root, Row, compare, create, read, run, vacuumed,
+    End, Features, Kind, Mix, Numbers, Operation, Place, Root, Row, compare, create, read, run, vacuumed,
 };
 use object_store::memory::InMemory;
 
 /// A table of two appends, and the rows that it holds.
 async fn prepare(root: &Root) -> Vec<Row> {
     let session = root.session().await.unwrap();
-    create(&session, false, true).await.unwrap();
+    create(&session, Features::default().forgets(true)).await.unwrap();
     let (mut rows, mut numbers) = (Vec::new(), Numbers::new(1));
     for number in 1..=2 {
         let append = Operation::choose(Mix::Only(Kind::Append), number, &rows, &mut numbers);

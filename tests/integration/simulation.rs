@@ -55,9 +55,14 @@ fn ten_thousand_operations_keep_every_promise() {
 #[test]
 fn the_same_seed_is_the_same_schedule() {
     for seed in [1, 2] {
-        let simulation = Simulation::new(seed).operations(300);
-        let (once, again) = (simulation.trace(), simulation.trace());
-        assert_eq!(once, again, "seed {seed}");
+        let simulation = Simulation::new(seed).operations(600);
+        let once = simulation.trace();
+        // However busy the machine is.
+        let again = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(|| simulation.trace())).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert!(again.iter().all(|one| *one == once), "seed {seed}: {once:?}, {again:?}");
         assert_ne!(once.1, Simulation::new(seed + 10).operations(300).trace().1);
     }
     // Fewer operations are the beginning of the same schedule, and every setting has its effect.

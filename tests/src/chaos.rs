@@ -11,8 +11,8 @@ use tokio::process;
 
 use crate::Tally;
 use crate::work::{
-    Broken, Child, Faults, Kind, Ledger, Mix, Numbers, Place, Playground, Program, Role, create, machine, read, settle,
-    vacuumed,
+    Broken, Child, Faults, Features, Kind, Ledger, Mix, Numbers, Place, Playground, Program, Role, create, machine,
+    read, settle, vacuumed,
 };
 
 /// Numbers of the writers that are none of ours.
@@ -66,7 +66,7 @@ impl Chaos {
         let name = format!("chaos-{}", self.seed);
         let place = playground.place(&name)?;
         let root = place.open()?;
-        create(&root.session().await?, self.seed.is_multiple_of(2), false).await?;
+        create(&root.session().await?, Features::of(self.seed)).await?;
         let stop = playground.file(&format!("{name}.stop"));
         let mut tally = Tally::default();
         let mut numbers = Numbers::new(self.seed);

@@ -15,8 +15,8 @@ use object_store::memory::InMemory;
 
 use crate::broken_disk::{Breakage, BrokenDisk};
 use crate::work::{
-    Broken, End, Ended, Kind, Mix, Numbers, Operation, Place, Playground, Program, Root, Rows, Stand, compare, create,
-    read, run, vacuumed,
+    Broken, End, Ended, Features, Kind, Mix, Numbers, Operation, Place, Playground, Program, Root, Rows, Stand,
+    compare, create, read, run, vacuumed,
 };
 use crate::{Fault, FaultyStore, Tally};
 
@@ -154,15 +154,16 @@ impl FaultCampaign {
     /// # Errors
     /// A machine on which it cannot run.
     pub async fn store(&self, playground: &Playground, faults: u64) -> Result<Tally> {
+        let features = Features { partitioned: false, ..Features::of(self.seed) }.forgets(true);
         let memory = match playground.is_local() {
-            true => Some(Arc::new(prepared().await?)),
+            true => Some(Arc::new(prepared(features).await?)),
             false => None,
         };
         let injected = Arc::new(AtomicU64::new(0));
         let mut counts = [0; Kind::ALL.len()];
         for (trial, count) in counts.iter_mut().enumerate() {
             let place = format!("requests-{trial}");
-            let root = root(memory.as_deref(), || playground.place(&place).map(Some)).await?;
+            let root = root(memory.as_deref(), features, || playground.place(&place).map(Some)).await?;
             *count = Trial { seed: self.seed, number: trial as u64, root, requests: None }.requests().await?;
         }
         let trials = (0..).take_while(|_| injected.load(Ordering::SeqCst) < faults).map(|trial| {
@@ -170,7 +171,7 @@ impl FaultCampaign {
             let place = memory.is_none().then(|| playground.place(&format!("faults-{trial}")));
             let requests = Some(counts[(trial % counts.len() as u64) as usize]);
             async move {
-                let root = root(memory.as_deref(), || place.transpose()).await?;
+                let root = root(memory.as_deref(), features, || place.transpose()).await?;
                 let trial = Trial { seed, number: trial, root, requests };
                 let tally = trial.run().await?;
                 let before = injected.fetch_add(tally.faults, Ordering::SeqCst);
@@ -203,9 +204,9 @@ fn rows_before() -> [Operation; 2] {
     [append(1), append(2)]
 }
 
-async fn prepare(root: &Root) -> Result<Rows> {
+async fn prepare(root: &Root, features: Features) -> Result<Rows> {
     let session = root.session().await?;
-    create(&session, false, true).await?;
+    create(&session, features).await?;
     let mut rows = Rows::new();
     for append in rows_before() {
         rows = append.apply(&rows);
@@ -216,19 +217,23 @@ async fn prepare(root: &Root) -> Result<Rows> {
     Ok(rows)
 }
 
-async fn prepared() -> Result<InMemory> {
+async fn prepared(features: Features) -> Result<InMemory> {
     let store = Arc::new(InMemory::new());
-    prepare(&Root::within(store.clone())).await?;
+    prepare(&Root::within(store.clone()), features).await?;
     Ok(store.fork())
 }
 
 /// A table of the same content for each trial: a copy of the one in memory, or made in a place of its own.
-async fn root(memory: Option<&InMemory>, place: impl FnOnce() -> Result<Option<Place>>) -> Result<Root> {
+async fn root(
+    memory: Option<&InMemory>,
+    features: Features,
+    place: impl FnOnce() -> Result<Option<Place>>,
+) -> Result<Root> {
     match memory {
         Some(memory) => Ok(Root::within(Arc::new(memory.fork()))),
         None => {
             let root = place()?.ok_or_else(|| Error::internal("a trial without a place"))?.open()?;
-            prepare(&root).await?;
+            prepare(&root, features).await?;
             Ok(root)
         }
     }

@@ -1,7 +1,8 @@
 //! The gate: every request and every wait of every process stops here until the schedule lets it through.
 //!
-//! Three invariants make the order of effects a function of the seed:
+//! Four invariants make the order of effects a function of the seed:
 //! - at most one process runs at a time; all others wait at the gate or between two operations;
+//! - its turn is over when no thread of the runtime does anything any more, so what it asks for does not depend on how fast a thread is;
 //! - requests that one process makes at once are carried out together, ordered by what they are and not by when they came;
 //! - whether a request meets a fault depends on what it is, on its process and on its operation, not on when it came.
 
@@ -10,7 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -20,6 +21,10 @@ use super::Mutation;
 use super::bucket::{Bucket, Reply, Request, version};
 use super::dice::{Dice, mix, text};
 use super::history::History;
+use super::threads::Threads;
+
+/// How long an operation may do something else than to ask and to end, in real time.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What becomes of a body on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +113,7 @@ pub(super) struct State {
 pub(super) struct World {
     state: Mutex<State>,
     settled: Condvar,
+    pub(super) threads: Threads,
 }
 
 impl World {
@@ -127,7 +133,7 @@ impl World {
             trace: 0,
             faults: 0,
         };
-        Arc::new(Self { state: Mutex::new(state), settled: Condvar::new() })
+        Arc::new(Self { state: Mutex::new(state), settled: Condvar::new(), threads: Threads::default() })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -201,13 +207,30 @@ impl World {
     /// # Errors
     /// Where it does neither for ten minutes of real time.
     pub(super) fn settle(&self) -> std::result::Result<bool, String> {
+        let (begun, mut tries) = (Instant::now(), 0);
         let mut state = self.lock();
-        let patience = Duration::from_secs(600);
-        while !state.is_settled() {
-            let (next, waited) = self.settled.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
-            state = next;
-            if waited.timed_out() && !state.is_settled() {
+        loop {
+            if begun.elapsed() > PATIENCE {
                 return Err("an operation neither asked the store for anything nor ended for ten minutes".to_owned());
+            }
+            if !state.is_settled() {
+                let waited = self.settled.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+                state = waited.0;
+                continue;
+            }
+            // Not under the lock: who waits for it looks as if he slept.
+            drop(state);
+            let sleep = self.threads.sleep();
+            match sleep {
+                true => {}
+                // A thread that parks is about to sleep.
+                false if tries < 10 => std::thread::yield_now(),
+                false => std::thread::sleep(Duration::from_micros(20)),
+            }
+            tries += 1;
+            state = self.lock();
+            if sleep && state.is_settled() {
+                break;
             }
         }
         let turn = std::mem::take(&mut state.turn);

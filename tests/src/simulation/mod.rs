@@ -31,6 +31,7 @@ mod history;
 mod operation;
 mod schedule;
 mod store;
+mod threads;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -131,12 +132,15 @@ impl Simulation {
         let beginning = DateTime::<Utc>::from_timestamp_millis(BEGINNING).unwrap_or_default();
         let world = World::new(schedule::rules(self), beginning);
         let (parks, goes_on) = (world.clone(), world.clone());
+        let (begins, ends) = (world.clone(), world.clone());
         // One worker: the library's futures run one after another, and it is known when none of them can go on.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .on_thread_park(move || parks.worker_parks(true))
             .on_thread_unpark(move || goes_on.worker_parks(false))
+            .on_thread_start(move || begins.threads.begin())
+            .on_thread_stop(move || ends.threads.end())
             .build();
         match runtime {
             Ok(runtime) => {

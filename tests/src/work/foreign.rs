@@ -6,7 +6,7 @@ use std::time::Duration;
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableBuilder};
-use duckrun::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use duckrun::arrow::array::{ArrayRef, Date32Array, Int64Array, RecordBatch};
 use duckrun::{Error, ErrorKind, Result};
 use object_store::prefix::PrefixStore;
 use url::Url;
@@ -50,11 +50,14 @@ async fn write(log: &LogStoreRef, writer: i64, operation: &Operation) -> Result<
     let column = |value: &dyn Fn(&super::Row) -> i64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(operation.rows.iter().map(value)))
     };
+    let days = super::operation::day(writer).timestamp() / (24 * 60 * 60);
+    let day: ArrayRef = Arc::new(Date32Array::from(vec![days as i32; operation.rows.len()]));
     let batch = RecordBatch::try_from_iter([
         ("writer", column(&|_| writer)),
         ("id", column(&|r| r.id)),
         ("op", column(&|r| r.op)),
         ("val", column(&|r| r.val)),
+        ("day", day),
     ])
     .map_err(|e| Error::internal(e.to_string()))?;
     table.write(vec![batch]).with_save_mode(SaveMode::Append).await.map(drop).map_err(failed)

@@ -19,7 +19,7 @@ pub use judge::{Broken, compare, settle};
 pub use ledger::{End, Entry, Ledger, Pending, Replay};
 pub use operation::{Kind, Mix, Operation, Row, Rows};
 pub use place::{Place, Root, TABLE};
-pub use run::{create, read, run, vacuumed};
+pub use run::{Features, create, read, run, vacuumed};
 pub use stand::{Ended, Playground, Program, Stand};
 
 /// Numbers that follow from a seed (SplitMix64), so that one seed is one campaign.

@@ -1,5 +1,6 @@
 //! What a writer does, as data: an operation says exactly which rows the writer has afterwards.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Numbers;
@@ -34,6 +35,10 @@ pub enum Kind {
     DeleteInsert,
     /// The writer's rows replaced, by a predicate.
     Replace,
+    /// The rows of the writer's day replaced, as a window of a microbatch.
+    Microbatch,
+    /// An upsert that deletes what it does not bring; only for a writer that is alone.
+    FullSync,
     /// The whole table replaced; only for a writer that is alone.
     Overwrite,
     /// Rows deleted by a predicate.
@@ -54,13 +59,15 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Append,
         Self::SafeAppend,
         Self::Insert,
         Self::Merge,
         Self::DeleteInsert,
         Self::Replace,
+        Self::Microbatch,
+        Self::FullSync,
         Self::Overwrite,
         Self::Delete,
         Self::Update,
@@ -109,7 +116,7 @@ impl Operation {
     #[must_use]
     pub fn choose(mix: Mix, number: i64, before: &[Row], numbers: &mut Numbers) -> Self {
         use Kind as K;
-        let shared: [K; 14] = [
+        let shared: [K; 15] = [
             K::Append,
             K::Append,
             K::Append,
@@ -120,6 +127,7 @@ impl Operation {
             K::Merge,
             K::DeleteInsert,
             K::Replace,
+            K::Microbatch,
             K::Delete,
             K::Update,
             K::Compact,
@@ -138,12 +146,12 @@ impl Operation {
         let fresh = |i: u64| Row { id: number * 16 + i as i64, op: number, val: i as i64 };
         let mut rows: Rows = (0..2 + numbers.below(4)).map(fresh).collect();
         match kind {
-            K::Insert | K::Merge | K::DeleteInsert => {
+            K::Insert | K::Merge | K::DeleteInsert | K::FullSync => {
                 let skip = numbers.below(3) as usize;
                 let old = before.iter().skip(skip).step_by(3).take(8);
                 rows.extend(old.map(|row| Row { op: number, val: row.val + 1000, ..*row }));
             }
-            K::Append | K::SafeAppend | K::Replace | K::Overwrite => {}
+            K::Append | K::SafeAppend | K::Replace | K::Microbatch | K::Overwrite => {}
             _ => rows.clear(),
         }
         let modulus = 2 + numbers.below(3) as i64;
@@ -171,7 +179,7 @@ impl Operation {
                 rows.retain(|row| !brings(row));
                 rows.extend(&self.rows);
             }
-            Kind::Replace | Kind::Overwrite => rows.clone_from(&self.rows),
+            Kind::Replace | Kind::Microbatch | Kind::FullSync | Kind::Overwrite => rows.clone_from(&self.rows),
             Kind::Delete => rows.retain(|row| !self.takes(row)),
             Kind::Update => {
                 for row in rows.iter_mut().filter(|row| self.takes(row)) {
@@ -197,12 +205,18 @@ impl Operation {
     }
 }
 
+/// The day of a writer, by which windows tell its rows from those of others.
+pub(super) fn day(writer: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::days(10_000 + writer)
+}
+
 pub(super) fn rows_sql(writer: i64, rows: &[Row]) -> String {
     let values: Vec<String> = rows
         .iter()
         .map(|r| format!("({writer}::bigint, {}::bigint, {}::bigint, {}::bigint)", r.id, r.op, r.val))
         .collect();
-    format!("select * from (values {}) v(writer, id, op, val)", values.join(", "))
+    let day = day(writer).format("%F");
+    format!("select *, date '{day}' as day from (values {}) v(writer, id, op, val)", values.join(", "))
 }
 
 #[cfg(test)]

@@ -7,32 +7,62 @@ use duckrun::arrow::array::AsArray;
 use duckrun::arrow::datatypes::Int64Type;
 use duckrun::core::maintenance::Action;
 use duckrun::{
-    Append, At, CommitOutcome, DeleteInsert, Error, Insert, Maintain, Merge, Model, Overwrite, ReplaceWhere, Report,
-    Result, SafeAppend, Session,
+    Append, At, CommitOutcome, DeleteInsert, Error, FullSync, Insert, Maintain, Merge, MicrobatchWindow, Model,
+    Overwrite, ReplaceWhere, Report, Result, SafeAppend, Session,
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 
 use super::ledger::End;
-use super::operation::{Kind, Operation, Row, Rows};
+use super::operation::{Kind, Operation, Row, Rows, day, rows_sql};
 use super::place::{Root, TABLE};
 
 /// How often a writer that is not alone tries again.
 const RETRIES: u32 = 8;
 
-/// Creates the table without rows of any writer; partitioned by the writer's number or not, its log short-lived or not.
+/// What the table of a campaign is like.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features {
+    /// Partitioned by the writer's number.
+    pub partitioned: bool,
+    /// With a change feed.
+    pub feed: bool,
+    /// Its log is cleaned up at every checkpoint.
+    pub forgets: bool,
+}
+
+impl Features {
+    /// Those of a seed: every other table is partitioned, every third has a change feed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self { partitioned: seed.is_multiple_of(2), feed: seed.is_multiple_of(3), forgets: false }
+    }
+
+    /// With a log that is cleaned up, or not.
+    #[must_use]
+    pub fn forgets(mut self, forgets: bool) -> Self {
+        self.forgets = forgets;
+        self
+    }
+}
+
+/// Creates the table without rows of any writer.
 ///
 /// # Errors
 /// The run's.
-pub async fn create(session: &Session, partitioned: bool, forgets: bool) -> Result<()> {
-    let sql = "select -1::bigint as writer, 0::bigint as id, 0::bigint as op, 0::bigint as val";
+pub async fn create(session: &Session, features: Features) -> Result<()> {
+    let sql = rows_sql(-1, &[Row { id: 0, op: 0, val: 0 }]);
     let mut model = session.model(TABLE).sql(sql).strategy(Overwrite::default());
     // Checkpoints and clean-ups come soon and often, so that a campaign meets them.
     model = model.property("delta.checkpointInterval", "5");
-    if forgets {
+    if features.forgets {
         model = model.property("delta.logRetentionDuration", "interval 0 seconds");
     }
-    if partitioned {
+    if features.feed {
+        model = model.property("delta.enableChangeDataFeed", "true");
+    }
+    if features.partitioned {
         model = model.partition_by(["writer"]);
     }
     model.run().await?.committed().map(drop)
@@ -67,6 +97,11 @@ async fn done(session: &Session, writer: i64, operation: &Operation) -> Result<E
         Kind::Merge => ran(model().strategy(Merge::on(["writer", "id"]))).await,
         Kind::DeleteInsert => ran(model().strategy(DeleteInsert::on(["writer", "id"]))).await,
         Kind::Replace => ran(model().strategy(ReplaceWhere::new(format!("writer = {writer}")))).await,
+        Kind::Microbatch => {
+            let window = MicrobatchWindow::new("day", day(writer), day(writer + 1));
+            ran(model().strategy(window)).await
+        }
+        Kind::FullSync => ran(model().strategy(FullSync::on(["writer", "id"]))).await,
         Kind::Overwrite => ran(model().strategy(Overwrite::default())).await,
         Kind::Delete => {
             let delete = session.table(TABLE)?.delete(operation.predicate(writer));

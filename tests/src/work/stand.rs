@@ -12,7 +12,7 @@ use super::judge::{self, Broken};
 use super::ledger::{End, Entry, Ledger, Replay};
 use super::operation::{Kind, Mix, Operation};
 use super::place::{Place, Root};
-use super::{Numbers, create, machine, run, vacuumed};
+use super::{Features, Numbers, create, machine, run, vacuumed};
 use crate::{Emulated, Emulator, Tally};
 
 /// A child that takes longer hangs.
@@ -135,7 +135,7 @@ impl Stand {
         let place = playground.place(name)?;
         let root = place.open()?;
         let path = playground.file(&format!("{name}.ledger"));
-        create(&root.session().await?, seed.is_multiple_of(2), true).await?;
+        create(&root.session().await?, Features::of(seed).forgets(true)).await?;
         let ledger = Ledger::open(&path)?;
         let orders = Child::new(place.clone(), path, seed);
         Ok(Self { place, root, orders, tally: Tally::default(), ledger, seed: campaign })
