@@ -452,6 +452,7 @@ impl Reader {
     /// [`ErrorKind::Query`] where it cannot be planned; failures while it runs arrive in the stream.
     pub async fn stream(self) -> Result<BatchStream> {
         let (cx, lease) = self.session.context("a query", Job::Write).await?;
+        let relief = crate::attempt::relieving(&cx);
         let engine: Box<dyn EngineSession> = self.session.inner.engine.open(&cx).await?;
         let mut requested = Vec::new();
         for (name, at) in &self.pinned {
@@ -474,7 +475,7 @@ impl Reader {
         let rows = engine.query(&self.query).await?;
         let schema = rows.schema().clone();
         // The session, the lease and the spill directory (in the context) must outlive the rows.
-        let keep = (engine, lease, cx);
+        let keep = (engine, relief, lease, cx);
         let held = futures::StreamExt::map(rows, move |batch| {
             let _ = &keep;
             batch
