@@ -77,51 +77,45 @@ impl DeltaSnapshot {
             _ => return Err(Error::unsupported("this way to name a version")),
         };
         let pinned = location.clock().now();
-        let mut opened = LazySnapshot::try_new(location.log().as_ref(), version).await;
-        if matches!(opened, Err(DeltaTableError::NotATable(_))) {
-            // No table, or one that is being created: then the second look finds it. A log that still cannot be read is broken.
-            match (crate::history::list(location, None).await?.is_empty(), version) {
-                (true, None) => return Ok(None),
-                (true, Some(_)) => {}
-                (false, _) => opened = LazySnapshot::try_new(location.log().as_ref(), version).await,
+        let mut second = false;
+        loop {
+            let e = match LazySnapshot::try_new(location.log().as_ref(), version).await {
+                Ok(lazy) => return Self::build(location.clone(), lazy, pinned).map(Some),
+                Err(e) => e,
+            };
+            match Self::not_opened(location, e, version).await? {
+                None => return Ok(None),
+                // It may have been committed between the two looks; then another one finds it.
+                Some(e) if !second && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => second = true,
+                // The log has it, so "not found" can only mean that a part of it is missing.
+                Some(e) if e.kind() == ErrorKind::NotFound => return Err(Error::corrupt(e.message()).with_source(e)),
+                Some(e) => return Err(e),
             }
-        }
-        match opened {
-            Ok(lazy) => Self::build(location.clone(), lazy, pinned).map(Some),
-            Err(e) => Self::not_opened(location, e, version).await,
         }
     }
 
-    /// A table is missing only if its log folder holds nothing. Whatever else stands in the way must not look like a first run.
-    async fn not_opened(location: &Location, e: DeltaTableError, version: Option<u64>) -> Result<Option<Self>> {
-        let doing = format!("open the table {location}");
-        match crate::history::list(location, None).await {
-            Ok(log) if log.is_empty() && version.is_none() => Ok(None),
-            Ok(log) if log.is_empty() => {
-                Err(Error::new(ErrorKind::NotFound, format!("there is no table at {location}")))
+    /// A table is missing only if its log folder holds nothing (`Ok(None)`). Whatever else stands in the way must not look like a
+    /// first run: it is handed back where the log has, by now, what was asked for.
+    ///
+    /// # Errors
+    /// A version that does not exist, and a log that cannot be listed.
+    async fn not_opened(location: &Location, e: DeltaTableError, version: Option<u64>) -> Result<Option<Error>> {
+        let missing = |message: String| Error::new(ErrorKind::NotFound, message);
+        let log = crate::history::list(location, None).await?;
+        if log.is_empty() {
+            return match version {
+                None => Ok(None),
+                Some(_) => Err(missing(format!("there is no table at {location}"))),
+            };
+        }
+        match (version, log.newest()) {
+            (Some(version), Some(newest)) if version > newest => {
+                Err(missing(format!("version {version} does not exist: the newest is {newest}")).with_source(e))
             }
-            Ok(log) => {
-                let newest = log.newest();
-                let error = match (version, newest) {
-                    (Some(version), Some(newest)) if version > newest => Error::new(
-                        ErrorKind::NotFound,
-                        format!("version {version} does not exist: the newest is {newest}"),
-                    )
-                    .with_source(e),
-                    (Some(version), _) if log.is_before_oldest(version) => Error::new(
-                        ErrorKind::NotFound,
-                        format!("version {version} is no longer in the log, which was cleaned up"),
-                    )
-                    .with_source(e),
-                    _ => match delta_error(e, doing) {
-                        // The log exists, so "not found" can only mean that a part of it is missing.
-                        e if e.kind() == ErrorKind::NotFound => Error::corrupt(e.message()).with_source(e),
-                        e => e,
-                    },
-                };
-                Err(error)
+            (Some(version), _) if log.is_before_oldest(version) => {
+                Err(missing(format!("version {version} is no longer in the log, which was cleaned up")).with_source(e))
             }
-            Err(list) => Err(list),
+            _ => Ok(Some(delta_error(e, format!("open the table {location}")))),
         }
     }
 
