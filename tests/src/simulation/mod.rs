@@ -22,7 +22,8 @@
 //! What it does not cover: DuckDB and strategies (rows are changed by the simulation itself), writing and rewriting data files (but for
 //! compactions), local disks and their syncs, real networks and their clients, stores that list stale objects, processes that share
 //! memory. Requests that one operation makes at once have their effects at once: their interleavings with others are not tried,
-//! nor are those of threads inside an operation; of a compaction only the requests to the log are scheduled.
+//! nor are those of threads inside an operation; of a compaction only the requests to the log are scheduled. Elsewhere than on Linux
+//! it is not known whether threads that block are at work, and one seed may become another schedule on a busy machine.
 
 mod bucket;
 mod dice;
