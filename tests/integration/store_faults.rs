@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use duckrun::{ErrorKind, LeaseLock, MemorySettings, Session};
+use duckrun::delta::{InsertOverwrite, MicrobatchWindow, Scd2};
+use duckrun::{CommitOutcome, ErrorKind, LeaseLock, MemorySettings, Session};
 use duckrun_testkit::{Fault, FaultyStore, Operation};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -65,6 +66,81 @@ async fn every_strategy_survives_every_fault() {
     }
     println!("{runs} runs with a fault: {refused} refused, {unknown} unknown, the others as if nothing had happened");
     assert!(runs > 150, "{runs}");
+}
+
+/// The same for the strategies whose tables are not those of the jobs: windows, partitions, histories.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_partitions_and_histories_survive_every_fault() {
+    const STRIDE: usize = 5;
+    const LOOKS: [&str; 3] = [
+        "select n from a.days order by moment",
+        "select p, sum(n)::bigint from a.parts group by p order by p",
+        "select id, price, dbt_valid_to is null from a.history order by id, price",
+    ];
+    let model = |session: &Session, nth: usize, again: bool| match nth {
+        0 => {
+            let shift = if again { 10 } else { 0 };
+            let sql = format!(
+                "select {shift} + i as n, timestamp '2024-01-01' + to_days(i::int) as moment from range(6) t(i)"
+            );
+            let (from, to) = ("2024-01-02T00:00:00Z".parse().unwrap(), "2024-01-04T00:00:00Z".parse().unwrap());
+            let model = session.model("a.days").sql(sql);
+            if again { model.strategy(MicrobatchWindow::new("moment", from, to)) } else { model }
+        }
+        1 if again => session.model("a.parts").sql("select 100 as n, 1 as p").strategy(InsertOverwrite),
+        1 => session.model("a.parts").sql("select i as n, i % 3 as p from range(9) t(i)").partition_by(["p"]),
+        _ => {
+            let sql = format!(
+                "select i as id, case when i = 0 then {} else 7 end as price from range(3) t(i)",
+                u8::from(again)
+            );
+            session.model("a.history").sql(sql).strategy(Scd2::on(["id"]).check(["price"]))
+        }
+    };
+    let inner = Arc::new(InMemory::new());
+    let session = lake(&FaultyStore::new(inner.clone())).await;
+    for nth in 0..LOOKS.len() {
+        model(&session, nth, false).run().await.unwrap().committed().map(drop).unwrap();
+    }
+    for (nth, look) in LOOKS.into_iter().enumerate() {
+        let rows = async |session: &Session| duckrun_testkit::rows(session.sql(look)).await.unwrap();
+        let before = rows(&session).await;
+        let store = FaultyStore::new(inner.fork());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        let plain = lake(&store).await;
+        store.set_rule(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            None
+        });
+        model(&plain, nth, true).run().await.unwrap().committed().map(drop).unwrap();
+        let requests = requests.load(Ordering::SeqCst);
+        store.set_rule(|_, _| None);
+        let after = rows(&plain).await;
+        assert_ne!(before, after);
+        for (kind, fault) in Fault::SURVIVABLE.into_iter().enumerate() {
+            for hit in (kind % STRIDE..requests).step_by(STRIDE) {
+                let store = FaultyStore::new(inner.fork());
+                let session = lake(&store).await;
+                let seen = AtomicUsize::new(0);
+                store.set_rule(move |_, _| (seen.fetch_add(1, Ordering::SeqCst) == hit).then_some(fault));
+                let end = model(&session, nth, true).run().await;
+                store.set_rule(|_, _| None);
+                let (found, what) = (rows(&session).await, format!("{look}: request {hit} meets {fault:?}: {end:?}"));
+                match &end {
+                    Ok(report) => match &report.outcome {
+                        CommitOutcome::Committed(_) => assert_eq!(found, after, "{what}"),
+                        CommitOutcome::Unknown { .. } => assert!(found == before || found == after, "{what}"),
+                        _ => assert_eq!(found, before, "{what}"),
+                    },
+                    Err(e) if e.kind() == ErrorKind::CommitUnknown => {
+                        assert!(found == before || found == after, "{what}");
+                    }
+                    Err(_) => assert_eq!(found, before, "{what}"),
+                }
+            }
+        }
+    }
 }
 
 /// One answer that cannot be right (a conflict about an object that nobody else knows, a body cut short) condemned a store for good:
