@@ -1,8 +1,8 @@
 //! What the matches say about the incoming rows of a whole table: one bit for each incoming row and for each row of the table.
 //!
 //! Where as many rows come in as there are, grouping all keys to find one that occurs twice, and another join to find the
-//! rows that match nothing, take a third as long as the merge's own join. The join has seen all of it: two incoming rows with
-//! one key both match the same row of the table, or both match nothing. Bits cost an eighth of a byte a row, and a tenth of the time.
+//! rows that match nothing, take a quarter of what the merge's own join takes. The join has seen all of it: two incoming rows with
+//! one key both match the same row of the table, or both match nothing. Bits cost an eighth of a byte a row, and a quarter of that time.
 
 use duckrun_core::{Duplicates, EngineSession, MergePlan, Result};
 
