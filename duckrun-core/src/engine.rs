@@ -234,6 +234,10 @@ pub struct Query {
     /// Whether joins run as they are written: the rows on the right are laid out for look-up, those on the left pass by. For a
     /// caller that knows how many rows there are better than the engine. A hint; the result is the same.
     pub joins_as_written: bool,
+    /// Whether the text is one query that yields exactly the columns of `output` in their types (where a result is laid by
+    /// without an `output`: whatever it is to hold). For statements that a library makes: nothing is asked about them first,
+    /// and no cast is added. A result that is otherwise is an error.
+    pub as_is: bool,
 }
 
 impl Query {
@@ -260,6 +264,13 @@ impl Query {
     #[must_use]
     pub fn with_joins_as_written(mut self, as_written: bool) -> Self {
         self.joins_as_written = as_written;
+        self
+    }
+
+    /// Sets whether the text is known to be one query that yields exactly its output.
+    #[must_use]
+    pub fn with_text_as_is(mut self, as_is: bool) -> Self {
+        self.as_is = as_is;
         self
     }
 

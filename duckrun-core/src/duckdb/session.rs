@@ -48,6 +48,19 @@ struct Last {
     described: Option<(Query, Vec<Described>)>,
     /// Whether something in the session is sniffed whenever a query over it is planned.
     sniffs: bool,
+    /// The text that was last found to be one query.
+    single: Option<String>,
+    /// The views over SQL texts that were registered.
+    views: references::Views,
+    /// Whether there may be views that were not registered.
+    other_views: bool,
+}
+
+impl Last {
+    fn add_view(&mut self, name: &RelationName, sql: &str) {
+        self.sniffs |= sniffs(sql);
+        self.views.push((name.name().to_lowercase(), sql.to_owned()));
+    }
 }
 
 pub(super) struct DuckSession {
@@ -130,8 +143,9 @@ impl DuckSession {
     fn new(conn: Database, catalog: String, attached: bool, cx: &RunContext) -> Self {
         // Progress is a nicety: an embedding that has switched it off still gets rows and bytes.
         let _ = conn.set_query_progress_tracking(true);
+        let last = Last { other_views: attached, ..Last::default() };
         Self {
-            last: LastDescribed::default(),
+            last: Arc::new(Mutex::new(last)),
             running: Running::new(conn.interrupt_handle()),
             conn: Arc::new(Mutex::new(conn)),
             catalog,
@@ -166,8 +180,12 @@ impl DuckSession {
         done.map_err(|e| Error::internal("a DuckDB call panicked").with_source(e))?
     }
 
+    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn forget(&self) {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).described = None;
+        self.last().described = None;
     }
 
     fn next_serial(&self) -> u64 {
@@ -244,9 +262,11 @@ fn sniffs(sql: &str) -> bool {
 /// DuckDB 2.0 plans a statement that reads files once when it is prepared and again when it is executed (their bind data does not
 /// support the statement cache). Where planning is `costly`, the description is therefore laid by in a statement that is executed
 /// without being prepared.
-fn describe(conn: &Connection, query: &Query, costly: bool) -> Result<Vec<Described>> {
+fn describe(conn: &Connection, query: &Query, costly: bool, single: bool) -> Result<Vec<Described>> {
     const LAID: &str = "temp.__duckrun_described";
-    references::single_query(conn, &query.sql)?;
+    if !single {
+        references::single_query(conn, &query.sql)?;
+    }
     // Not of `SELECT * FROM (query)`: there DuckDB renames a column whose name occurs twice.
     let mut sql = format!("DESCRIBE {}", body(&query.sql));
     // What fails here fails again below, and there the message shows the query alone.
@@ -282,11 +302,15 @@ fn body(sql: &str) -> &str {
 
 /// The statement that yields exactly the output columns in their Delta types, and that schema.
 fn output(conn: &Connection, query: &Query, last: &LastDescribed) -> Result<(String, SchemaRef)> {
+    if let (true, Some(output)) = (query.as_is, &query.output) {
+        return Ok((body(&query.sql).to_owned(), output.clone()));
+    }
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     let columns = match last.described.as_ref() {
         Some((known, columns)) if known.sql == query.sql && known.params == query.params => columns.clone(),
         _ => {
-            let columns = describe(conn, query, last.sniffs || sniffs(&query.sql))?;
+            let single = query.as_is || last.single.as_ref() == Some(&query.sql);
+            let columns = describe(conn, query, last.sniffs || sniffs(&query.sql), single)?;
             last.described = Some((query.clone(), columns.clone()));
             columns
         }
@@ -420,9 +444,7 @@ impl EngineSession for DuckSession {
         };
         let result = match relation {
             Relation::Sql(sql) => {
-                if sniffs(&sql) {
-                    self.last.lock().unwrap_or_else(PoisonError::into_inner).sniffs = true;
-                }
+                self.last().add_view(name, &sql);
                 self.with(move |conn| {
                     prepare(conn)?;
                     references::single_query(conn, &sql)?;
@@ -469,13 +491,24 @@ impl EngineSession for DuckSession {
 
     async fn execute(&self, sql: &str) -> Result<()> {
         self.forget();
+        // It may create one, or attach a database that has some.
+        self.last().other_views = true;
         let sql = sql.to_owned();
         self.with(move |conn| conn.execute_batch(&sql).map_err(|e| failure(e, "run a statement"))).await
     }
 
     async fn references(&self, sql: &str) -> Result<Vec<TableReference>> {
-        let sql = sql.to_owned();
-        self.with(move |conn| references::references(conn, &sql)).await
+        let known = {
+            let last = self.last();
+            (!last.other_views).then(|| last.views.clone())
+        };
+        let (sql, last) = (sql.to_owned(), self.last.clone());
+        self.with(move |conn| {
+            let found = references::references(conn, &sql, known)?;
+            last.lock().unwrap_or_else(PoisonError::into_inner).single = Some(sql);
+            Ok(found)
+        })
+        .await
     }
 
     async fn describe(&self, query: &Query) -> Result<SchemaRef> {
@@ -505,7 +538,10 @@ impl EngineSession for DuckSession {
 
     async fn materialize(&self, name: &RelationName, query: &Query) -> Result<u64> {
         let (for_output, last) = (query.clone(), self.last.clone());
-        let (sql, _) = self.with(move |conn| output(conn, &for_output, &last)).await?;
+        let sql = match query.as_is && query.output.is_none() {
+            true => body(&query.sql).to_owned(),
+            false => self.with(move |conn| output(conn, &for_output, &last)).await?.0,
+        };
         self.forget();
         let progress = self.progress().await?;
         let (table, query, own) = (name.to_sql(), query.clone(), !self.attached);

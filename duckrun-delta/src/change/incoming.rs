@@ -108,7 +108,7 @@ pub(crate) async fn check(engine: &dyn EngineSession, rules: &Rules<'_>, relatio
         "SELECT {keys}, count(*)::BIGINT AS __duckrun_count FROM {SOURCE} WHERE {groups} GROUP BY {keys} HAVING count(*) > 1"
     );
     let sql = format!("{twice} ORDER BY __duckrun_count DESC LIMIT 1");
-    let found = rows(engine, &sql).await?;
+    let found = collected(engine.query(&Query::new(sql)).await?).await?;
     if found.num_rows() == 0 {
         return Ok(());
     }
@@ -161,8 +161,9 @@ pub(crate) async fn ranges(
         fields.push(Field::new(format!("b{n}"), field.data_type().clone(), true));
         fields.push(Field::new(format!("n{n}"), DataType::Int64, true));
     }
-    let query =
-        Query::new(format!("SELECT {} FROM {SOURCE}", list.join(", "))).with_output(Arc::new(Schema::new(fields)));
+    let query = Query::new(format!("SELECT {} FROM {SOURCE}", list.join(", ")))
+        .with_output(Arc::new(Schema::new(fields)))
+        .with_text_as_is(true);
     let found = collected(engine.query(&query).await?).await?;
     if found.num_rows() == 0 {
         return Ok(Vec::new());
@@ -185,14 +186,50 @@ pub(crate) async fn ranges(
     Ok(all)
 }
 
-/// The rows of a small result, in one batch.
-pub(crate) async fn rows(engine: &dyn EngineSession, sql: &str) -> Result<RecordBatch> {
-    collected(engine.query(&Query::new(sql).with_joins_as_written(true)).await?).await
+/// The key column whose values alone leave the fewest rows of the table to be looked up, where one may pay: the engine filters a
+/// scan by the values of a join's only column, and looks every row up where there are several (0.15 CPU seconds instead of 0.10 for
+/// 60,000 keys of two columns in six million rows, DuckDB 2.0.0, two threads).
+pub(crate) async fn filtering(
+    engine: &dyn EngineSession,
+    incoming: &Schema,
+    keys: &[String],
+    rows: u64,
+) -> Result<Option<String>> {
+    let scalar = |k: &&String| {
+        let ty = incoming.field_with_name(k).map(|f| f.data_type());
+        ty.is_ok_and(|ty| !ty.is_nested() && !ty.is_floating())
+    };
+    let keys: Vec<&String> = keys.iter().filter(scalar).collect();
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let list: Vec<String> = keys
+        .iter()
+        .enumerate()
+        .map(|(n, k)| format!("approx_count_distinct({})::BIGINT AS d{n}", quote_ident(k)))
+        .collect();
+    let names: Vec<String> = (0..keys.len()).map(|n| format!("d{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let found = numbers(engine, &format!("SELECT {} FROM {SOURCE}", list.join(", ")), &names).await?;
+    let distinct = found.columns().iter().map(|d| d.as_primitive::<Int64Type>().value(0).unsigned_abs());
+    let most = distinct.zip(keys).max_by_key(|(distinct, _)| *distinct);
+    // With few values for many rows the table's rows have these values, too.
+    Ok(most.filter(|(distinct, _)| distinct.saturating_mul(REPEATED) >= rows).map(|(_, key)| key.clone()))
 }
 
-/// The one number of a result.
+/// How often a value may occur among the incoming rows, on average, for a column that is to filter.
+const REPEATED: u64 = 8;
+
+/// A small result of whole numbers, in one batch. `columns` are all of its columns, each a BIGINT. Joins run as they are written.
+pub(crate) async fn numbers(engine: &dyn EngineSession, sql: &str, columns: &[&str]) -> Result<RecordBatch> {
+    let fields: Vec<Field> = columns.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
+    let query = Query::new(sql).with_output(Arc::new(Schema::new(fields))).with_text_as_is(true);
+    collected(engine.query(&query.with_joins_as_written(sql.contains(" JOIN "))).await?).await
+}
+
+/// The one number of a result, a BIGINT named `n`.
 pub(crate) async fn count(engine: &dyn EngineSession, sql: &str) -> Result<u64> {
-    let found = rows(engine, sql).await?;
+    let found = numbers(engine, sql, &["n"]).await?;
     if found.num_rows() == 0 || found.column(0).is_null(0) {
         return Ok(0);
     }

@@ -29,7 +29,7 @@ use duckrun_core::{
     WriteSpec, quote_ident,
 };
 
-use self::incoming::{Rules, count, rows};
+use self::incoming::{Rules, count, numbers};
 pub(crate) use self::sql::SOURCE;
 use self::sql::{INSERTS, MATCHES, MergeSql, TARGET};
 use crate::executor::{discard, finish};
@@ -39,6 +39,11 @@ use crate::executor::{discard, finish};
 /// that change are put in order and sent to the store. With fewer it is the store that compares, in the row groups that the
 /// matches are in, and the engine reads keys only.
 const DENSE: u64 = 2;
+
+/// From how many rows on, and with how many of them for each incoming row, the table is worth being filtered before it is joined
+/// ([`incoming::filtering`]). Asking takes 2 ms.
+const LARGE: u64 = 1_000_000;
+const FEW: u64 = 10;
 
 /// One run of a plan that changes rows.
 struct Work<'a> {
@@ -142,8 +147,14 @@ impl Work<'_> {
                 incoming::check(self.engine, &rules(merge), SOURCE).await?;
             }
             unchecked = false;
+            let few = existing.is_some_and(|rows| rows >= LARGE && done.counts.source.saturating_mul(FEW) <= rows);
+            if matched && few && sql.filterable() {
+                sql.filter = incoming::filtering(self.engine, &merge.incoming, &merge.keys, done.counts.source).await?;
+            }
             if matched {
-                before = self.match_and_rewrite(merge, &sql, at, set, done).await?.filter(|_| feed);
+                let (found, rewritten) = self.match_and_rewrite(merge, &sql, at, set, done).await?;
+                matched = found > 0;
+                before = rewritten.filter(|_| feed);
             }
         }
         if unchecked {
@@ -177,7 +188,7 @@ impl Work<'_> {
         }
     }
 
-    /// Returns the files that a change touches, if one of them was rewritten.
+    /// Returns how many matches there are, and the files that a change touches, if one of them was rewritten.
     async fn match_and_rewrite(
         &self,
         merge: &MergePlan,
@@ -185,7 +196,7 @@ impl Work<'_> {
         at: &Arc<dyn Snapshot>,
         set: FileSet,
         done: &mut Done,
-    ) -> Result<Option<FileSet>> {
+    ) -> Result<(u64, Option<FileSet>)> {
         let target = RelationName::bare(TARGET)?;
         self.engine.register(&target, Relation::Files(set.clone())).await?;
         let conditions: Vec<(&String, &duckrun_core::RowExpr)> = self
@@ -205,15 +216,15 @@ impl Work<'_> {
         }
         let matches = RelationName::bare(MATCHES)?;
         let by_target = rows_in(&set).is_some_and(|rows| rows < done.counts.source);
-        let query = Query::new(sql.matches(&checked, by_target)?).with_joins_as_written(true);
+        let query = Query::new(sql.matches(&checked, by_target)?).with_joins_as_written(true).with_text_as_is(true);
         let found = self.engine.materialize(&matches, &query).await?;
         self.cx.report(&Progress::start(Phase::Matching).at(found, 0));
         if sql.marked {
             let rows: Vec<u64> = set.files.iter().map(|f| f.rows.unwrap_or_default()).collect();
             marks::mark(self.engine, &rules(merge), &rows).await?;
         }
-        if !sql.changes_rows() {
-            return Ok(None);
+        if found == 0 || !sql.changes_rows() {
+            return Ok((found, None));
         }
         if !checked.is_empty() {
             for (name, condition) in conditions {
@@ -221,7 +232,7 @@ impl Work<'_> {
                 violated(name, n)?;
             }
         }
-        let touched = Touched::read(&rows(self.engine, &sql.touched()).await?);
+        let touched = Touched::read(&numbers(self.engine, &sql.touched(), &TOUCHED).await?);
         let (whole, moved) = whole_files(&touched, &set)?;
         for (file, rows) in &whole {
             done.removed.push(set.files[*file].path.clone());
@@ -250,7 +261,7 @@ impl Work<'_> {
         // A moved row is staged with the new ones; it is none.
         done.counts.inserted = done.counts.inserted.wrapping_sub(moved);
         done.counts.deleted.get_or_insert(0);
-        Ok(before)
+        Ok((found, before))
     }
 
     fn phase(&self, phase: Phase) {
@@ -370,6 +381,9 @@ pub(crate) async fn check_relation(engine: &dyn EngineSession, plan: &WritePlan,
 
 /// The table of the incoming rows of a plan that adds rows and has checks.
 pub(crate) const CHECKED: &str = SOURCE;
+
+/// The columns of [`MergeSql::touched`].
+const TOUCHED: [&str; 4] = ["f", "updated", "deleted", "moved"];
 
 /// How many rows change in each file.
 struct Touched {

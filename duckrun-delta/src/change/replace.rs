@@ -13,7 +13,7 @@ use duckrun_core::{
 };
 
 use super::feed::{self, subset};
-use super::incoming::{self, Rules, rows};
+use super::incoming::{self, Rules, numbers};
 use super::sql::{MATCHES, SOURCE, TARGET, keys_equal, replaced};
 use super::{Done, Work, history, ranges};
 use crate::executor::discard;
@@ -130,13 +130,13 @@ impl Work<'_> {
         let counted = match feed {
             true => {
                 let sql = format!("SELECT target.{FILE_INDEX} AS f, target.{ROW_NUMBER} AS r {from}");
-                let query = Query::new(sql).with_joins_as_written(true);
+                let query = Query::new(sql).with_joins_as_written(true).with_text_as_is(true);
                 self.engine.materialize(&RelationName::bare(MATCHES)?, &query).await?;
                 format!("SELECT f, count(*)::BIGINT AS n FROM {MATCHES}")
             }
             false => format!("SELECT target.{FILE_INDEX} AS f, count(*)::BIGINT AS n {from}"),
         };
-        let found = rows(self.engine, &format!("{counted} GROUP BY f ORDER BY f")).await?;
+        let found = numbers(self.engine, &format!("{counted} GROUP BY f ORDER BY f"), &["f", "n"]).await?;
         let (files, counts) =
             (found.column(0).as_primitive::<Int64Type>(), found.column(1).as_primitive::<Int64Type>());
         let (mut all, mut some) = (Vec::new(), Vec::new());

@@ -48,6 +48,8 @@ pub(super) struct MergeSql<'a> {
     pub(super) compare: bool,
     /// Whether the incoming rows that match are [marked](super::marks).
     pub(super) marked: bool,
+    /// The key column by which the table's rows are filtered before they are joined.
+    pub(super) filter: Option<String>,
 }
 
 /// A column that some update sets.
@@ -88,7 +90,7 @@ impl<'a> MergeSql<'a> {
         if set.len() != names.len() {
             return Err(Error::invalid("an update sets a column that the table lacks"));
         }
-        Ok(Self { plan, schema, existing, set, compare: false, marked: false })
+        Ok(Self { plan, schema, existing, set, compare: false, marked: false, filter: None })
     }
 
     /// Whether an update may move a row to another partition.
@@ -118,6 +120,14 @@ impl<'a> MergeSql<'a> {
     /// Whether a row of the table that matches nothing may change.
     fn by_source(&self) -> bool {
         self.plan.clauses(When::NotMatchedBySource).any(|c| !matches!(c.then, Then::Nothing))
+    }
+
+    /// Whether the values of one key column can rule rows of the table out: only matches are wanted, and NULL is none.
+    pub(super) fn filterable(&self) -> bool {
+        self.plan.source
+            && self.plan.keys.len() > 1
+            && self.plan.null_keys != NullKeys::Equal
+            && !self.by_source()
     }
 
     /// Whether the engine can tell an update that changes nothing: nested values it compares in another way than by their
@@ -191,7 +201,12 @@ impl<'a> MergeSql<'a> {
         }
         let mut sql = format!("SELECT {} FROM ", list.join(", "));
         if self.plan.source {
-            let (left, right) = (format!("{TARGET} AS target"), format!("{SOURCE} AS source"));
+            let (mut left, right) = (format!("{TARGET} AS target"), format!("{SOURCE} AS source"));
+            if let Some(key) = self.filter.as_ref().map(|k| quote_ident(k)).filter(|_| !by_target && !by_source) {
+                left = format!(
+                    "(SELECT target.* FROM {left} SEMI JOIN {right} ON target.{key} = source.{key}) AS target"
+                );
+            }
             let _ = match (by_target, by_source) {
                 (false, false) => write!(sql, "{left} JOIN {right}"),
                 (false, true) => write!(sql, "{left} LEFT JOIN {right}"),
