@@ -72,6 +72,14 @@ pub trait Snapshot: Send + Sync + fmt::Debug {
     async fn history(&self) -> Result<Vec<CommitRecord>> {
         Err(crate::Error::unsupported("this table has no history that could be read"))
     }
+    /// What the last commit that may have changed rows or columns gave as [`Intent::applied`]; `None` where it gave nothing, and
+    /// where that is not known. Commits that only arrange the same rows anew may be passed over, no others.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    async fn last_applied(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
     /// For the store that made it.
     fn as_any(&self) -> &dyn Any;
 
@@ -325,6 +333,8 @@ pub struct Intent {
     pub operation: Option<Operation>,
     /// What the caller wants recorded with the commit, beside what the table format records.
     pub info: BTreeMap<String, String>,
+    /// Tells this change from all others, where making it once more would change nothing; see [`Snapshot::last_applied`].
+    pub applied: Option<String>,
     /// The caller's transaction, checked at the snapshot and in every commit since.
     pub transaction: Option<AppTransaction>,
     /// Whether local commits are synced to disk.
@@ -342,6 +352,7 @@ impl Intent {
             counts: None,
             operation: None,
             info: BTreeMap::new(),
+            applied: None,
             transaction: None,
             sync: true,
         }

@@ -7,9 +7,10 @@ use chrono::{DateTime, SubsecRound, Utc};
 use duckrun_core::{CommitRecord, Error, ErrorKind, Result};
 use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use serde_json::{Map, Value as Json};
 
+use crate::commit::APPLIED;
 use crate::error::store_error;
 use crate::location::Location;
 
@@ -159,6 +160,43 @@ fn commit_info(bytes: &[u8]) -> serde_json::Result<Map<String, Json>> {
         }
     }
     Ok(Map::new())
+}
+
+/// How many commits are looked at for [`last_applied`], and how much of each: its first line is its commit info, if it is ours.
+const LOOKED_AT: u64 = 8;
+const FIRST_LINE: u64 = 16 << 10;
+
+/// What the last commit up to a version applied, our own maintenance passed over.
+pub(crate) async fn last_applied(location: &Location, version: u64) -> Result<Option<String>> {
+    for version in (0..=version).rev().take(LOOKED_AT as usize) {
+        let Some(info) = first_line(location, version).await? else { return Ok(None) };
+        let text = |key: &str| info.get(key).and_then(Json::as_str);
+        let ours = text("engineInfo").is_some_and(|engine| engine.starts_with("duckrun/"));
+        match text("operation") {
+            _ if !ours => return Ok(None),
+            Some("OPTIMIZE" | "VACUUM START" | "VACUUM END") => {}
+            _ => return Ok(text(APPLIED).map(str::to_owned)),
+        }
+    }
+    Ok(None)
+}
+
+/// The commit info of a version, if it stands in a first line of usual length.
+async fn first_line(location: &Location, version: u64) -> Result<Option<Map<String, Json>>> {
+    let path = commit_path(version);
+    let options = GetOptions { range: Some(GetRange::Bounded(0..FIRST_LINE)), ..GetOptions::default() };
+    let doing = || format!("read version {version} of {location}");
+    let bytes = match location.store().get_opts(&path, options).await {
+        Ok(object) => object.bytes().await.map_err(|e| store_error(e, doing()))?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(e) => return Err(store_error(e, doing())),
+    };
+    let Some(end) = bytes.iter().position(|b| *b == b'\n') else { return Ok(None) };
+    let Ok(Json::Object(mut action)) = serde_json::from_slice(&bytes[..end]) else { return Ok(None) };
+    Ok(match action.remove("commitInfo") {
+        Some(Json::Object(info)) => Some(info),
+        _ => None,
+    })
 }
 
 /// The newest version committed at or before a time; `None` where there is no table.

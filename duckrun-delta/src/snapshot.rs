@@ -307,6 +307,10 @@ impl Snapshot for DeltaSnapshot {
         crate::history::records(&self.location, self.version()).await
     }
 
+    async fn last_applied(&self) -> Result<Option<String>> {
+        crate::history::last_applied(&self.location, self.version()).await
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

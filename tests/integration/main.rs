@@ -30,6 +30,7 @@ mod memory;
 mod merge_errors;
 mod merge_history;
 mod merge_properties;
+mod merged_again;
 mod merges;
 mod mutations;
 mod oracle;

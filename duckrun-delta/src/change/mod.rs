@@ -8,6 +8,7 @@
 //! 4. Where the table has a change feed, the rows that changed are written to change files as well ([`feed`]).
 //! 5. One commit, which holds only if nobody touched what was read.
 
+mod digest;
 pub(crate) mod feed;
 mod history;
 pub(crate) mod incoming;
@@ -66,6 +67,8 @@ struct Done {
     removed: Vec<String>,
     reads: ReadSet,
     counts: RowCounts,
+    /// What is recorded of a merge that need not be made again.
+    applied: Option<String>,
 }
 
 /// Carries out a plan that changes rows.
@@ -140,6 +143,9 @@ impl Work<'_> {
             matched = !set.files.is_empty();
             let existing = rows_in(&set);
             let dense = existing.is_some_and(|rows| done.counts.source.saturating_mul(DENSE) >= rows);
+            if !dense && digest::is_idempotent(merge) && self.is_made(at, merge, done).await? {
+                return Ok(());
+            }
             sql.compare = dense && merge.skip_unchanged && sql.comparable();
             sql.marked =
                 unchecked && matched && dense && existing.is_some_and(|rows| marks::fit(done.counts.source, rows));
@@ -175,17 +181,34 @@ impl Work<'_> {
         {
             self.phase(Phase::Writing);
             self.check_rows(&inserts).await?;
-            self.stage(&Query::new(inserts), done).await?;
+            self.stage(&Query::new(inserts).with_text_as_is(true), done).await?;
         } else if matched && sql.moves() {
             // An update without incoming rows that moves rows to other partitions.
             if let Some(inserts) = sql.inserts(true, false)? {
-                self.stage(&Query::new(inserts), done).await?;
+                self.stage(&Query::new(inserts).with_text_as_is(true), done).await?;
             }
         }
         match before {
             Some(before) => self.feed(sql.feed(laid_by)?, before, merge.skip_unchanged, done).await,
             None => Ok(()),
         }
+    }
+
+    /// Whether the last commit was this merge, with these rows.
+    async fn is_made(&self, at: &Arc<dyn Snapshot>, merge: &MergePlan, done: &mut Done) -> Result<bool> {
+        let (digest, last) = futures::future::join(digest::of(self.engine, merge), at.last_applied()).await;
+        let digest = digest?;
+        let last = last.unwrap_or_else(|e| {
+            // It only saves work to know.
+            tracing::debug!(error = %e, "what the last commit applied is not known");
+            None
+        });
+        let made = last.is_some_and(|last| last == digest) && self.plan.metadata.is_empty();
+        if made {
+            tracing::debug!("the last commit merged these very rows");
+        }
+        done.applied = Some(digest);
+        Ok(made)
     }
 
     /// Returns how many matches there are, and the files that a change touches, if one of them was rewritten.
@@ -242,7 +265,7 @@ impl Work<'_> {
         if touched.files.len() > whole.len() {
             self.phase(Phase::Writing);
             let without: Vec<i64> = whole.iter().map(|(file, _)| *file as i64).collect();
-            let mut query = Query::new(sql.changes(&without)?).with_output(sql.changes_schema());
+            let mut query = Query::new(sql.changes(&without)?).with_output(sql.changes_schema()).with_text_as_is(true);
             // Without it several threads hand the sorted rows on as they come, whatever ORDER BY says.
             query.keep_order = true;
             let changes = self.engine.query(&query).await?;
@@ -303,6 +326,7 @@ impl Work<'_> {
         intent.transaction = self.transaction;
         intent.sync = self.files.sync;
         intent.info = self.info;
+        intent.applied = done.applied;
         if !creates {
             intent.removed = done.removed;
             intent.reads = done.reads;

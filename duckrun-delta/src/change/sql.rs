@@ -124,10 +124,7 @@ impl<'a> MergeSql<'a> {
 
     /// Whether the values of one key column can rule rows of the table out: only matches are wanted, and NULL is none.
     pub(super) fn filterable(&self) -> bool {
-        self.plan.source
-            && self.plan.keys.len() > 1
-            && self.plan.null_keys != NullKeys::Equal
-            && !self.by_source()
+        self.plan.source && self.plan.keys.len() > 1 && self.plan.null_keys != NullKeys::Equal && !self.by_source()
     }
 
     /// Whether the engine can tell an update that changes nothing: nested values it compares in another way than by their
@@ -203,9 +200,8 @@ impl<'a> MergeSql<'a> {
         if self.plan.source {
             let (mut left, right) = (format!("{TARGET} AS target"), format!("{SOURCE} AS source"));
             if let Some(key) = self.filter.as_ref().map(|k| quote_ident(k)).filter(|_| !by_target && !by_source) {
-                left = format!(
-                    "(SELECT target.* FROM {left} SEMI JOIN {right} ON target.{key} = source.{key}) AS target"
-                );
+                left =
+                    format!("(SELECT target.* FROM {left} SEMI JOIN {right} ON target.{key} = source.{key}) AS target");
             }
             let _ = match (by_target, by_source) {
                 (false, false) => write!(sql, "{left} JOIN {right}"),

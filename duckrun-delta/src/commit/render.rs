@@ -10,6 +10,8 @@ use crate::snapshot::{DeltaSnapshot, LiveFile};
 
 /// The key of a run's id in commit info. `txnId` is the protocol's name for it; Spark writes its own there.
 pub(crate) const RUN_ID: &str = "txnId";
+/// The key of [`Intent::applied`] in commit info.
+pub(crate) const APPLIED: &str = "duckrunApplied";
 
 /// The bytes of a commit. They do not depend on the version that they will get.
 #[derive(Debug, Clone)]
@@ -152,6 +154,9 @@ fn commit_info(
     }
     info.insert("engineInfo".into(), json!(concat!("duckrun/", env!("CARGO_PKG_VERSION"))));
     info.insert("duckrunStrategy".into(), json!(plan.strategy));
+    if let Some(applied) = &intent.applied {
+        info.insert(APPLIED.into(), json!(applied));
+    }
     info.insert(RUN_ID.into(), json!(cx.id().to_string()));
     Json::Object(info)
 }

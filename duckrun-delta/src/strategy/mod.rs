@@ -34,6 +34,7 @@ use duckrun_core::{
 pub use self::append::Append;
 pub use self::config::{CheckColumns, ClauseAction, ClauseConfig, StrategyConfig};
 pub use self::delete_insert::DeleteInsert;
+pub(crate) use self::expr::source_column;
 pub(crate) use self::fit::{Fit, fit};
 pub use self::insert::Insert;
 pub use self::merge::{FullSync, Merge, MergeClause};

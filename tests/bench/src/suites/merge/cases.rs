@@ -26,6 +26,8 @@ pub(super) struct Case {
     pub(super) source: Option<&'static str>,
     /// The table afterwards.
     pub(super) expected: &'static str,
+    /// The case whose change is made beforehand, by `ours`, with its rows.
+    pub(super) after: Option<&'static str>,
 }
 
 /// What is done with the incoming rows.
@@ -58,18 +60,28 @@ const MONTH_EXPECTED: &str = "select * from lineitem \
                               where not (l_shipdate >= date '1995-03-01' and l_shipdate < date '1995-04-01') \
                               union all select * from source";
 
+/// Incoming rows of the scattered upsert.
+const SCATTERED: &str = "select * replace ( \
+    case when hash(l_orderkey, l_linenumber) % 1000 = 9 then l_orderkey + 8 else l_orderkey end as l_orderkey, \
+    (l_quantity + 1)::decimal(15, 2) as l_quantity, reverse(l_comment) as l_comment) \
+    from lineitem where hash(l_orderkey, l_linenumber) % 1000 < 10";
+
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "upsert_scattered",
         about: "upsert of 1 %, one row in ten new, anywhere in the table",
         change: Change::Upsert,
-        source: Some(
-            "select * replace ( \
-               case when hash(l_orderkey, l_linenumber) % 1000 = 9 then l_orderkey + 8 else l_orderkey end as l_orderkey, \
-               (l_quantity + 1)::decimal(15, 2) as l_quantity, reverse(l_comment) as l_comment) \
-             from lineitem where hash(l_orderkey, l_linenumber) % 1000 < 10",
-        ),
+        source: Some(SCATTERED),
         expected: UPSERTED,
+        after: None,
+    },
+    Case {
+        name: "again",
+        about: "the scattered upsert once more, right after it",
+        change: Change::Upsert,
+        source: Some(SCATTERED),
+        expected: UPSERTED,
+        after: Some("upsert_scattered"),
     },
     Case {
         name: "upsert_narrow",
@@ -83,6 +95,7 @@ pub(super) const CASES: &[Case] = &[
              and l_orderkey * 100 < (select max(l_orderkey) * 46 from lineitem)",
         ),
         expected: UPSERTED,
+        after: None,
     },
     Case {
         name: "insert_only",
@@ -93,6 +106,7 @@ pub(super) const CASES: &[Case] = &[
              where hash(l_orderkey, l_linenumber) % 100 < 5",
         ),
         expected: INSERTED,
+        after: None,
     },
     Case {
         name: "update_only",
@@ -103,6 +117,7 @@ pub(super) const CASES: &[Case] = &[
              from lineitem where hash(l_orderkey, l_linenumber) % 100 < 5",
         ),
         expected: UPSERTED,
+        after: None,
     },
     Case {
         name: "update_columns",
@@ -116,13 +131,15 @@ pub(super) const CASES: &[Case] = &[
         expected: "select l.* replace (coalesce(s.l_quantity, l.l_quantity) as l_quantity, \
                    coalesce(s.l_discount, l.l_discount) as l_discount) \
                    from lineitem l left join source s using (l_orderkey, l_linenumber)",
+        after: None,
     },
     Case {
         name: "idempotent",
-        about: "upsert of 1 % that are there already, unchanged",
+        about: "upsert of 1 % that are there already, and were not merged before",
         change: Change::Upsert,
         source: Some("select * from lineitem where hash(l_orderkey, l_linenumber) % 1000 < 10"),
         expected: "select * from lineitem",
+        after: None,
     },
     Case {
         name: "delete",
@@ -130,6 +147,7 @@ pub(super) const CASES: &[Case] = &[
         change: Change::Delete,
         source: None,
         expected: "select * from lineitem where l_partkey % 100 <> 7",
+        after: None,
     },
     Case {
         name: "update",
@@ -138,6 +156,7 @@ pub(super) const CASES: &[Case] = &[
         source: None,
         expected: "select * replace (case l_partkey % 100 when 7 then 'X' else l_returnflag end as l_returnflag, \
                    case l_partkey % 100 when 7 then 'Y' else l_linestatus end as l_linestatus) from lineitem",
+        after: None,
     },
     Case {
         name: "sync",
@@ -150,6 +169,7 @@ pub(super) const CASES: &[Case] = &[
              where hash(l_orderkey, l_linenumber) % 100 = 2",
         ),
         expected: "select * from source",
+        after: None,
     },
     Case {
         name: "microbatch",
@@ -157,6 +177,7 @@ pub(super) const CASES: &[Case] = &[
         change: Change::Microbatch,
         source: Some(MONTH_SOURCE),
         expected: MONTH_EXPECTED,
+        after: None,
     },
     Case {
         name: "replace_where",
@@ -164,6 +185,7 @@ pub(super) const CASES: &[Case] = &[
         change: Change::ReplaceWhere,
         source: Some(MONTH_SOURCE),
         expected: MONTH_EXPECTED,
+        after: None,
     },
 ];
 
@@ -181,7 +203,7 @@ impl Case {
     /// Which rows of `lineitem` change or go, as a condition that may read `source`; none where rows are only added.
     pub(super) fn touches(&self) -> Option<&'static str> {
         match self.change {
-            Change::Upsert if self.name == "idempotent" => None,
+            Change::Upsert if matches!(self.name, "idempotent" | "again") => None,
             Change::Upsert | Change::UpdateColumns => {
                 Some("(l_orderkey, l_linenumber) in (select (l_orderkey, l_linenumber) from source)")
             }

@@ -7,7 +7,8 @@
 //!   table's `delete` and `update`, with default options: synced to disk. The memory limit is the one that duckrun detects.
 //! - `limit`: DuckDB reads the columns that decide (the keys, or the columns of the condition) of every file that may hold a
 //!   row, then `COPY`s as many rows as the rewritten files have, with the same codec, level and row groups, not ordered, not
-//!   synced. It does not join, does not know which rows change and writes no log. For `idempotent` it only reads the keys.
+//!   synced. It does not join, does not know which rows change and writes no log. For `again` and `idempotent` it only reads the
+//!   keys.
 //! - `delta_rs`: delta-rs's own merge, delete, update or `replaceWhere`, with the same codec and row groups and otherwise its
 //!   defaults; not synced.
 //!
@@ -65,7 +66,7 @@ fn run(args: &Args) -> Result<()> {
             let ours = summaries.iter_mut().find(|s| s.subject == "ours");
             match (case.name, ours) {
                 ("upsert_scattered", Some(ours)) => upsert = Some(ours.cpu_s),
-                ("idempotent", Some(ours)) => ours.cpu_to_upsert = upsert.map(|cpu_s| ours.cpu_s / cpu_s),
+                ("idempotent" | "again", Some(ours)) => ours.cpu_to_upsert = upsert.map(|cpu_s| ours.cpu_s / cpu_s),
                 _ => {}
             }
             summary::print(case, &summaries, args.json)?;
@@ -116,19 +117,13 @@ impl<'a> Start<'a> {
     ) -> Result<Figures> {
         let output = self.output.with_extension(subject);
         self.table.copy_to(&output)?;
-        let job = Job {
-            suite: SUITE.name.to_owned(),
-            case: self.case.name.to_owned(),
-            subject: subject.to_owned(),
-            input: self.source.clone().unwrap_or_default(),
-            output: output.clone(),
-            codec: args.codec,
-            threads: args.threads,
-            files: self.files.clone(),
-            limit: limit.map(|(limit, _)| limit),
-            no_floors: false,
-            watched: false,
-        };
+        if let Some(before) = self.case.after {
+            match child::launch(&self.job(before, "ours", &output, args, None), None)? {
+                Ended::Well(_) => {}
+                _ => return Err(format!("{before}, before {}, was not made", self.case.name).into()),
+            }
+        }
+        let job = self.job(self.case.name, subject, &output, args, limit.as_ref().map(|(limit, _)| *limit));
         let ended = child::launch(&job, limit.and_then(|(_, group)| group));
         let checked = ended.and_then(|ended| match ended {
             Ended::Well(figures) => self.check(subject, &output).map(|()| figures),
@@ -137,6 +132,22 @@ impl<'a> Start<'a> {
         });
         runner::done_with(&output, keep && checked.is_ok())?;
         checked.map_err(|e| format!("{} / {subject}: {e}", self.case.name).into())
+    }
+
+    fn job(&self, case: &str, subject: &str, output: &Path, args: &Args, limit: Option<Limit>) -> Job {
+        Job {
+            suite: SUITE.name.to_owned(),
+            case: case.to_owned(),
+            subject: subject.to_owned(),
+            input: self.source.clone().unwrap_or_default(),
+            output: output.to_owned(),
+            codec: args.codec,
+            threads: args.threads,
+            files: self.files.clone(),
+            limit,
+            no_floors: false,
+            watched: false,
+        }
     }
 
     fn check(&self, subject: &str, output: &Path) -> Result<()> {
