@@ -235,8 +235,8 @@ pub struct Query {
     /// caller that knows how many rows there are better than the engine. A hint; the result is the same.
     pub joins_as_written: bool,
     /// Whether the text is one query that yields exactly the columns of `output` in their types (where a result is laid by
-    /// without an `output`: whatever it is to hold). For statements that a library makes: nothing is asked about them first,
-    /// and no cast is added. A result that is otherwise is an error.
+    /// without an `output`: whatever it is to hold). For statements that a library makes: nothing need be asked about them
+    /// first, and no cast is added. A result that is otherwise is an error.
     pub as_is: bool,
 }
 

@@ -143,6 +143,48 @@ async fn every_failure_has_its_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_run_as_it_is_must_yield_what_it_says() {
+    let session = session().await;
+    let schema = |ty| Arc::new(Schema::new(vec![Field::new("n", ty, true)]));
+    let query = |sql: &str| Query::new(sql).with_output(schema(DataType::Int64)).with_text_as_is(true);
+    let rows = session.query(&query("SELECT 7::BIGINT AS n")).await.unwrap().collect().await.unwrap();
+    assert_eq!(rows[0].num_rows(), 1);
+    for (sql, kind) in [
+        ("SELECT 7::INTEGER AS n", ErrorKind::Internal),
+        ("SELECT 7::BIGINT AS m", ErrorKind::Internal),
+        ("SELECT 7::BIGINT AS n, 8 AS o", ErrorKind::Internal),
+        ("SELEC 7", ErrorKind::Query),
+    ] {
+        let done = match session.query(&query(sql)).await {
+            Ok(stream) => stream.collect().await.map(drop),
+            Err(e) => Err(e),
+        };
+        assert_eq!(done.unwrap_err().kind(), kind, "{sql}");
+    }
+    let name = RelationName::bare("laid").unwrap();
+    let laid = Query::new("SELECT i AS n FROM range(3) t(i);").with_text_as_is(true);
+    assert_eq!(session.materialize(&name, &laid).await.unwrap(), 3);
+    assert_eq!(ints(session.as_ref(), "select n from laid order by n").await, [Some(0), Some(1), Some(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_that_come_any_way_are_followed() {
+    let named = async |session: &dyn EngineSession| -> Vec<String> {
+        session.references("select * from seen").await.unwrap().into_iter().map(|r| r.table).collect()
+    };
+    let session = session().await;
+    assert_eq!(named(session.as_ref()).await, ["seen"]);
+    let name = RelationName::bare("Seen").unwrap();
+    session.register(&name, Relation::Sql("select * from behind".to_owned())).await.unwrap_err();
+    session.execute("create table behind as select 1 as n").await.unwrap();
+    session.register(&name, Relation::Sql("select * from behind".to_owned())).await.unwrap();
+    assert!(named(session.as_ref()).await.contains(&"behind".to_owned()));
+    let other = self::session().await;
+    other.execute("create table below as select 1 as n; create view seen as from below").await.unwrap();
+    assert!(named(other.as_ref()).await.contains(&"below".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_would_be_lost_is_invalid_data() {
     let session = session().await;
     for sql in [

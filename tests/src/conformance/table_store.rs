@@ -240,6 +240,28 @@ where
         .await;
     report
         .check(
+            "only_the_last_change_is_told",
+            "What the last commit that may have changed rows or columns gave as `applied`; `None` where it gave nothing.",
+            async {
+                let store = factory("applied");
+                append(&store, None, &[0]).await?;
+                same("what a plain commit applied", pinned(&store).await?.last_applied().await?, None)?;
+                let at = pinned(&store).await?;
+                let mut intent = Intent::new(plan(false), stage(&store, Some(&at), &[1]).await?);
+                intent.applied = Some("a \"digest\"".to_owned());
+                version(&store.commit(&context()?, Some(&at), &intent).await?)?;
+                let after = pinned(&store).await?;
+                let told = after.last_applied().await?;
+                // A store that does not know may say so.
+                holds(told.is_none() || told == intent.applied, format_args!("{told:?} is told"))?;
+                append(&store, Some(after.clone()), &[2]).await?;
+                same("after another commit", pinned(&store).await?.last_applied().await?, None)?;
+                same("at the version before it", after.last_applied().await?, told)
+            },
+        )
+        .await;
+    report
+        .check(
             "discard_removes_only_staged",
             "Removes staged files of a run that was refused. Files that are already gone are no error.",
             async {

@@ -24,6 +24,9 @@ use super::{column_problems, validate_options};
 /// [`aliases`](Merge::aliases)); they are parsed, and a condition that is NULL does not hold. Two incoming rows with one key are
 /// an error before anything is written, unless [`dedup_by`](Merge::dedup_by) says which one counts.
 ///
+/// A merge without conditions and expressions records a digest of its rows in its commit. The same rows once more, with nothing
+/// else committed since but maintenance, are known by it, and no file of the table is read.
+///
 /// ```
 /// use duckrun_delta::{Merge, MergeClause};
 /// let upsert = Merge::on(["id"]).exclude_columns(["created"]).update_condition("source.at > target.at");
