@@ -382,3 +382,31 @@ async fn a_merge_can_be_cancelled_in_every_phase() {
         }
     }
 }
+
+/// From a million rows on the table is filtered by one of the keys before it is joined.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_rows_find_their_matches_in_many_whatever_the_key() {
+    let lake = Lake::new().await;
+    let rows = "select i, case when i % 1000 <> 7 then 'k' || i end as s, date '2020-01-01' + (i % 500)::int as d, \
+                (i / 4)::decimal(18, 2) as n, (i % 3)::int as p, 'old' as v";
+    let table = format!("{rows} from range(1100000) t(i)");
+    lake.session.model("a.t").sql(table).partition_by(["p"]).run().await.unwrap().committed().map(drop).unwrap();
+    let keys: [&[&str]; 6] = [&["i"], &["s"], &["p", "i"], &["s", "i"], &["d", "n", "i"], &["d", "s"]];
+    for (turn, keys) in keys.into_iter().enumerate() {
+        // Three that are there and one that is not.
+        let there = "from (values (5), (600000), (1099999)) t(i)";
+        let few = format!("select * replace ('new {turn}' as v) from ({rows} {there})");
+        let new = format!("{rows} from (values ({})) t(i)", 2_000_000 + turn * 3);
+        let model = lake.session.model("a.t").sql(format!("{few} union all {new}"));
+        let done = model.strategy(Merge::on(keys.iter().copied())).run().await.unwrap().committed().unwrap();
+        let metrics = done.metrics().unwrap();
+        assert_eq!((metrics.rows_updated, metrics.rows_inserted), (3, 1), "{keys:?}");
+        let found = lake.rows(&format!("select i from a.t where v = 'new {turn}' order by i")).await;
+        assert_eq!(found, ["5", "600000", "1099999"], "{keys:?}");
+        let model =
+            lake.session.model("a.t").sql(format!("{few} union all {rows} from (values ({})) t(i)", 3_000_000 + turn));
+        let done = model.strategy(Insert::on(keys.iter().copied())).run().await.unwrap().committed().unwrap();
+        assert_eq!(done.metrics().unwrap().rows_inserted, 1, "{keys:?}");
+    }
+    assert_eq!(lake.rows("select count(*), count(distinct i), count(s) from a.t").await, ["1100012|1100012|1098912"]);
+}

@@ -186,9 +186,10 @@ pub(crate) async fn ranges(
     Ok(all)
 }
 
-/// The key column whose values alone leave the fewest rows of the table to be looked up, where one may pay: the engine filters a
-/// scan by the values of a join's only column, and looks every row up where there are several (0.15 CPU seconds instead of 0.10 for
-/// 60,000 keys of two columns in six million rows, DuckDB 2.0.0, two threads).
+/// The key column whose values alone leave the fewest rows of the table to be looked up, where one may pay: DuckDB filters a
+/// scan by the values of a join's only column, and looks every row up where there are several. For 60,000 keys of two columns in six
+/// million rows that is 0.08 CPU seconds instead of 0.13, for 300,000 that match nothing 0.07 instead of 0.14 (DuckDB 2.0.0 in its
+/// Python package, two threads, 0.06 of it the scan).
 pub(crate) async fn filtering(
     engine: &dyn EngineSession,
     incoming: &Schema,
@@ -200,8 +201,8 @@ pub(crate) async fn filtering(
         ty.is_ok_and(|ty| !ty.is_nested() && !ty.is_floating())
     };
     let keys: Vec<&String> = keys.iter().filter(scalar).collect();
-    if keys.is_empty() {
-        return Ok(None);
+    if keys.len() < 2 {
+        return Ok(keys.first().map(|key| (*key).clone()));
     }
     let list: Vec<String> = keys
         .iter()

@@ -124,7 +124,7 @@ impl<'a> MergeSql<'a> {
 
     /// Whether the values of one key column can rule rows of the table out: only matches are wanted, and NULL is none.
     pub(super) fn filterable(&self) -> bool {
-        self.plan.source && self.plan.keys.len() > 1 && self.plan.null_keys != NullKeys::Equal && !self.by_source()
+        self.plan.source && self.plan.null_keys != NullKeys::Equal && !self.by_source()
     }
 
     /// Whether the engine can tell an update that changes nothing: nested values it compares in another way than by their
@@ -198,11 +198,11 @@ impl<'a> MergeSql<'a> {
         }
         let mut sql = format!("SELECT {} FROM ", list.join(", "));
         if self.plan.source {
-            let (mut left, right) = (format!("{TARGET} AS target"), format!("{SOURCE} AS source"));
-            if let Some(key) = self.filter.as_ref().map(|k| quote_ident(k)).filter(|_| !by_target && !by_source) {
-                left =
-                    format!("(SELECT target.* FROM {left} SEMI JOIN {right} ON target.{key} = source.{key}) AS target");
-            }
+            let target = match &self.filter {
+                Some(key) if !by_target => self.filtered(&quote_ident(key)),
+                _ => TARGET.to_owned(),
+            };
+            let (left, right) = (format!("{target} AS target"), format!("{SOURCE} AS source"));
             let _ = match (by_target, by_source) {
                 (false, false) => write!(sql, "{left} JOIN {right}"),
                 (false, true) => write!(sql, "{left} LEFT JOIN {right}"),
@@ -222,6 +222,22 @@ impl<'a> MergeSql<'a> {
             let _ = write!(sql, "{TARGET} AS target WHERE {}", any.join(" OR "));
         }
         Ok(sql)
+    }
+
+    /// The table's rows, of which a join with the incoming rows need not look up those with another value in the key column `key`
+    /// (quoted). That column alone decides it where the key has no other; else it is a join of its own.
+    ///
+    /// DuckDB has such a filter only if it takes the rows on the left for more than those on the right, and of a list of files with
+    /// a schema of its own it knows no number (`TableFunctionMultiFileWrapper::GetCardinality`, DuckDB 2.0.0; `explicit_cardinality`
+    /// has no effect then). So they get company that it can count: incoming rows, none of which is there.
+    fn filtered(&self, key: &str) -> String {
+        let counted = format!("(SELECT * FROM {TARGET} UNION ALL BY NAME SELECT {key} FROM {SOURCE} WHERE rowid < 0)");
+        match self.plan.keys.len() {
+            1 => counted,
+            _ => format!(
+                "(SELECT target.* FROM {counted} AS target SEMI JOIN {SOURCE} AS source ON target.{key} = source.{key})"
+            ),
+        }
     }
 
     /// Equal keys, and the predicates.
