@@ -12,6 +12,7 @@ use duckrun_core::{
 };
 
 use super::sql::SOURCE;
+use super::unique;
 
 /// What is done to the incoming rows before anything is joined.
 #[derive(Debug)]
@@ -85,9 +86,25 @@ pub(crate) async fn stage(
             rows = engine.materialize(&first, &Query::new(sql).with_output(nullable(incoming))).await?;
             engine.execute(&format!("DROP TABLE {SOURCE}; ALTER TABLE __duckrun_first RENAME TO {SOURCE}")).await?;
         }
-        _ => check(engine, rules, SOURCE).await?,
+        _ => check_all(engine, rules, incoming, rows).await?,
     }
     Ok(rows)
+}
+
+/// Refuses two incoming rows with one key. `rows` is how many there are.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) async fn check_all(
+    engine: &dyn EngineSession,
+    rules: &Rules<'_>,
+    incoming: &Schema,
+    rows: u64,
+) -> Result<()> {
+    match unique::certainly(engine, incoming, rules.keys, rows).await? {
+        true => Ok(()),
+        false => check(engine, rules, SOURCE).await,
+    }
 }
 
 /// Refuses two rows with one key among those of a relation of incoming rows, all of them or some.
@@ -196,12 +213,13 @@ pub(crate) async fn filtering(
     keys: &[String],
     rows: u64,
 ) -> Result<Option<String>> {
+    let of_several = keys.len() > 1;
     let scalar = |k: &&String| {
         let ty = incoming.field_with_name(k).map(|f| f.data_type());
         ty.is_ok_and(|ty| !ty.is_nested() && !ty.is_floating())
     };
     let keys: Vec<&String> = keys.iter().filter(scalar).collect();
-    if keys.len() < 2 {
+    if keys.is_empty() || !of_several {
         return Ok(keys.first().map(|key| (*key).clone()));
     }
     let list: Vec<String> = keys

@@ -16,6 +16,7 @@ mod marks;
 mod ranges;
 mod replace;
 mod sql;
+mod unique;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -152,7 +153,7 @@ impl Work<'_> {
             sql.marked =
                 unchecked && matched && dense && existing.is_some_and(|rows| marks::fit(done.counts.source, rows));
             if unchecked && !sql.marked {
-                incoming::check(self.engine, &rules(merge), SOURCE).await?;
+                incoming::check_all(self.engine, &rules(merge), &merge.incoming, done.counts.source).await?;
             }
             unchecked = false;
             let share = if sql.changes_rows() && merge.keys.len() > 1 { FEWER } else { FEW };
@@ -167,7 +168,7 @@ impl Work<'_> {
             }
         }
         if unchecked {
-            incoming::check(self.engine, &rules(merge), SOURCE).await?;
+            incoming::check_all(self.engine, &rules(merge), &merge.incoming, done.counts.source).await?;
         }
         let mut laid_by = false;
         if merge.source

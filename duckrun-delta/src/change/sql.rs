@@ -142,9 +142,14 @@ impl<'a> MergeSql<'a> {
         let matched = choose(&self.numbered(When::Matched));
         let unmatched = choose(&self.numbered(When::NotMatchedBySource));
         let by_source = self.by_source();
+        // Where no row of the table can change it does not matter which ones match, unless they are counted.
+        let positions = match self.changes_rows() || self.marked {
+            true => [FILE_INDEX, ROW_NUMBER].map(|name| format!("target.{name}")),
+            false => ["0::BIGINT", "0::BIGINT"].map(str::to_owned),
+        };
         let mut list = vec![
-            format!("target.{FILE_INDEX} AS f"),
-            format!("target.{ROW_NUMBER} AS r"),
+            format!("{} AS f", positions[0]),
+            format!("{} AS r", positions[1]),
             if self.plan.source { "source.rowid AS s".to_owned() } else { "NULL::BIGINT AS s".to_owned() },
         ];
         list.push(match (self.plan.source, by_source) {
