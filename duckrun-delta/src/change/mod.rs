@@ -31,7 +31,7 @@ use duckrun_core::{
     WriteSpec, quote_ident,
 };
 
-use self::incoming::{Rules, count, numbers};
+use self::incoming::{KeyFacts, Rules, count, numbers};
 pub(crate) use self::sql::SOURCE;
 use self::sql::{INSERTS, MATCHES, MergeSql, TARGET};
 use crate::executor::{discard, finish};
@@ -137,7 +137,7 @@ impl Work<'_> {
         let (mut matched, mut before) = (false, None);
         let mut unchecked = self.at.is_some() && marks::may_stand_in(merge);
         if let Some(at) = at {
-            let ranges = ranges::of_merge(self.engine, merge, &existing).await?;
+            let KeyFacts { ranges, distinct } = ranges::of_merge(self.engine, merge, &existing).await?;
             let mut set = at.files_within(&ranges).await?;
             set.positions = true;
             done.reads.ranges = ranges;
@@ -159,7 +159,7 @@ impl Work<'_> {
             let share = if sql.changes_rows() && merge.keys.len() > 1 { FEWER } else { FEW };
             let few = existing.is_some_and(|rows| rows >= LARGE && done.counts.source.saturating_mul(share) <= rows);
             if matched && few && sql.filterable() {
-                sql.filter = incoming::filtering(self.engine, &merge.incoming, &merge.keys, done.counts.source).await?;
+                sql.filter = incoming::filtering(&merge.keys, distinct, done.counts.source);
             }
             if matched {
                 let (found, rewritten) = self.match_and_rewrite(merge, &sql, at, set, done).await?;

@@ -7,25 +7,25 @@ use arrow::datatypes::{DataType, Field, Schema};
 use duckrun_core::{Bound, ColumnRange, EngineSession, MergePlan, Query, Result, RowExpr, Then, When, types::sql_type};
 use futures::TryStreamExt;
 
-use super::incoming;
+use super::incoming::{self, KeyFacts};
 use super::sql::constants;
 
-/// The rows of the table that a merge can touch, or that would have mattered, had they been there.
-pub(super) async fn of_merge(
-    engine: &dyn EngineSession,
-    merge: &MergePlan,
-    existing: &Schema,
-) -> Result<Vec<ColumnRange>> {
+/// The rows of the table that a merge can touch, or that would have mattered, had they been there; with what else is known of
+/// the keys.
+pub(super) async fn of_merge(engine: &dyn EngineSession, merge: &MergePlan, existing: &Schema) -> Result<KeyFacts> {
     let unmatched: Vec<_> =
         merge.clauses(When::NotMatchedBySource).filter(|c| !matches!(c.then, Then::Nothing)).collect();
     match (merge.source, unmatched.as_slice()) {
-        (false, [only]) => of_expressions(engine, only.condition.iter(), existing).await,
-        (true, []) => {
-            let mut ranges = incoming::ranges(engine, &merge.incoming, &merge.keys, merge.null_keys).await?;
-            ranges.extend(of_expressions(engine, merge.predicates.iter(), existing).await?);
-            Ok(ranges)
+        (false, [only]) => {
+            let ranges = of_expressions(engine, only.condition.iter(), existing).await?;
+            Ok(KeyFacts { ranges, ..KeyFacts::default() })
         }
-        _ => Ok(Vec::new()),
+        (true, []) => {
+            let mut facts = incoming::facts(engine, &merge.incoming, &merge.keys, merge.null_keys).await?;
+            facts.ranges.extend(of_expressions(engine, merge.predicates.iter(), existing).await?);
+            Ok(facts)
+        }
+        _ => Ok(KeyFacts::default()),
     }
 }
 

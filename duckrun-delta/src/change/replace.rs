@@ -59,7 +59,7 @@ impl Work<'_> {
         if let (Some(at), Replaced::Keys { keys, null_keys, predicates }) = (old, &replace.rows)
             && done.counts.source > 0
         {
-            let mut ranges = incoming::ranges(self.engine, &replace.incoming, keys, *null_keys).await?;
+            let mut ranges = incoming::facts(self.engine, &replace.incoming, keys, *null_keys).await?.ranges;
             ranges.extend(ranges::of_expressions(self.engine, predicates.iter(), &at.schema()).await?);
             let all: Vec<String> = predicates.iter().map(|p: &RowExpr| format!("({})", p.sql)).collect();
             let found = if all.is_empty() { "true".to_owned() } else { all.join(" AND ") };
