@@ -240,6 +240,11 @@ impl RunContext {
         if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
+    /// Whether somebody listens to progress.
+    pub fn reports_progress(&self) -> bool {
+        self.progress.is_some()
+    }
+
     /// Reports progress.
     pub fn report(&self, progress: &Progress) {
         if let Some(f) = &self.progress {

@@ -46,11 +46,13 @@ pub(super) fn create_view(
         return run(conn, &format!("COMMENT ON VIEW {name} IS {}", quote_literal(MARK)));
     }
     let hidden = format!("{}.{HIDDEN}", quote_ident(catalog));
-    run(conn, &format!("CREATE SCHEMA IF NOT EXISTS {hidden}"))?;
     let parts = format!("{hidden}.parts_{serial}");
     let gone = format!("{hidden}.deleted_{serial}");
     let has_parts = !set.partition_values.is_empty();
     let has_gone = set.files.iter().any(|f| f.deleted.as_ref().is_some_and(|d| !d.is_empty()));
+    if has_parts || has_gone {
+        run(conn, &format!("CREATE SCHEMA IF NOT EXISTS {hidden}"))?;
+    }
     if has_parts {
         create_parts(conn, &parts, set)?;
     }

@@ -141,8 +141,10 @@ impl DuckSession {
     }
 
     fn new(conn: Database, catalog: String, attached: bool, cx: &RunContext) -> Self {
-        // Progress is a nicety: an embedding that has switched it off still gets rows and bytes.
-        let _ = conn.set_query_progress_tracking(true);
+        // It costs a fiftieth of a short query. And it is a nicety: where it cannot be had there still are rows and bytes.
+        if cx.reports_progress() {
+            let _ = conn.set_query_progress_tracking(true);
+        }
         let last = Last { other_views: attached, ..Last::default() };
         Self {
             last: Arc::new(Mutex::new(last)),

@@ -22,6 +22,7 @@ use duckrun_core::{
 };
 
 use super::marks::unmatched;
+use crate::strategy::source_column;
 
 /// The relations of a merge. Hidden names, so that no user's SQL means them.
 pub(crate) const SOURCE: &str = "__duckrun_source";
@@ -373,6 +374,7 @@ impl<'a> MergeSql<'a> {
             let mut values: Vec<(usize, String)> = Vec::new();
             for (i, assigned) in &inserting {
                 let value = match assigned.iter().find(|a| a.column == *field.name()) {
+                    Some(a) if self.comes_as(a, field.data_type()) => a.value.sql.clone(),
                     Some(a) => cast(&a.value.sql, field.data_type())?,
                     None => cast("NULL", field.data_type())?,
                 };
@@ -414,6 +416,13 @@ impl<'a> MergeSql<'a> {
             let _ = write!(sql, " AND NOT EXISTS (SELECT 1 FROM {MATCHES} AS m WHERE m.s = source.__duckrun_id{but})");
         }
         Ok(Some(sql))
+    }
+
+    /// Whether a value is an incoming column that has the type already.
+    fn comes_as(&self, assignment: &Assignment, ty: &DataType) -> bool {
+        let column = &assignment.column;
+        assignment.value == source_column(column)
+            && self.plan.incoming.field_with_name(column).is_ok_and(|f| f.data_type() == ty)
     }
 
     fn moved_rows(&self) -> Result<String> {
