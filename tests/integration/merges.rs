@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use duckrun::core::NullKeys;
 use duckrun::delta::{
-    Append, BatchSize, DeleteInsert, FullSync, Insert, InsertOverwrite, Merge, Microbatch, ReplaceWhere, Scd2,
+    Append, BatchSize, DeleteInsert, FullSync, Insert, InsertOverwrite, Merge, MergeClause, Microbatch, ReplaceWhere,
+    Scd2,
 };
 use duckrun::{CommitOutcome, ErrorKind, Nothing, Phase, SchemaChange};
 
@@ -407,6 +408,16 @@ async fn few_rows_find_their_matches_in_many_whatever_the_key() {
             lake.session.model("a.t").sql(format!("{few} union all {rows} from (values ({})) t(i)", 3_000_000 + turn));
         let done = model.strategy(Insert::on(keys.iter().copied())).run().await.unwrap().committed().unwrap();
         assert_eq!(done.metrics().unwrap().rows_inserted, 1, "{keys:?}");
+        let model = lake.session.model("a.t").sql(format!("{rows} from (values ({})) t(i)", 4_000_000 + turn));
+        let done = model.strategy(Insert::on(keys.iter().copied())).run().await.unwrap().committed().unwrap();
+        assert_eq!(done.metrics().unwrap().rows_inserted, 1, "{keys:?}");
+        // A clause that looks at the row it matches.
+        let other = MergeClause::matched_do_nothing().when("target.v = 'old'");
+        let merge = Merge::on(keys.iter().copied()).clause(other).clause(MergeClause::not_matched_insert());
+        let model =
+            lake.session.model("a.t").sql(format!("{few} union all {rows} from (values ({})) t(i)", 5_000_000 + turn));
+        let done = model.strategy(merge).run().await.unwrap().committed().unwrap();
+        assert_eq!(done.metrics().unwrap().rows_inserted, 1, "{keys:?}");
     }
-    assert_eq!(lake.rows("select count(*), count(distinct i), count(s) from a.t").await, ["1100012|1100012|1098912"]);
+    assert_eq!(lake.rows("select count(*), count(distinct i), count(s) from a.t").await, ["1100024|1100024|1098924"]);
 }

@@ -33,7 +33,7 @@ use duckrun_core::{
 
 use self::incoming::{KeyFacts, Rules, count, numbers};
 pub(crate) use self::sql::SOURCE;
-use self::sql::{INSERTS, MATCHES, MergeSql, TARGET};
+use self::sql::{CANDIDATES, INSERTS, MATCHES, MergeSql, TARGET};
 use crate::executor::{discard, finish};
 
 /// Where one incoming row comes for every so many of the table, or more, most of them are taken to change nothing (an extract of
@@ -242,7 +242,15 @@ impl Work<'_> {
             checked.clear();
         }
         let matches = RelationName::bare(MATCHES)?;
-        let by_target = rows_in(&set).is_some_and(|rows| rows < done.counts.source);
+        let mut by_target = rows_in(&set).is_some_and(|rows| rows < done.counts.source);
+        if let Some(candidates) = sql.candidates() {
+            let query = Query::new(candidates).with_joins_as_written(true).with_text_as_is(true);
+            let found = self.engine.materialize(&RelationName::bare(CANDIDATES)?, &query).await?;
+            if found == 0 {
+                return Ok((0, None));
+            }
+            by_target = found < done.counts.source;
+        }
         let query = Query::new(sql.matches(&checked, by_target)?).with_joins_as_written(true).with_text_as_is(true);
         let found = self.engine.materialize(&matches, &query).await?;
         self.cx.report(&Progress::start(Phase::Matching).at(found, 0));

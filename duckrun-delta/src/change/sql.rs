@@ -28,6 +28,8 @@ use crate::strategy::source_column;
 pub(crate) const SOURCE: &str = "__duckrun_source";
 pub(super) const TARGET: &str = "__duckrun_target";
 pub(super) const MATCHES: &str = "__duckrun_matches";
+/// Keys of rows that may match.
+pub(super) const CANDIDATES: &str = "__duckrun_candidates";
 /// New rows that are laid by, for a table with a change feed.
 pub(super) const INSERTS: &str = "__duckrun_inserts";
 /// The variable with a bit for each incoming row: whether it matches.
@@ -204,12 +206,10 @@ impl<'a> MergeSql<'a> {
         }
         let mut sql = format!("SELECT {} FROM ", list.join(", "));
         if self.plan.source {
-            let (target, by_target) = match &self.filter {
-                // What an insert's filter lets through is next to nothing.
-                Some(key) if !by_target => {
-                    (self.filtered(&quote_ident(key)), self.plan.keys.len() > 1 && !self.changes_rows())
-                }
-                _ => (TARGET.to_owned(), by_target),
+            let target = match &self.filter {
+                _ if self.candidates().is_some() => CANDIDATES.to_owned(),
+                Some(key) if !by_target => self.filtered(&quote_ident(key)),
+                _ => TARGET.to_owned(),
             };
             let (left, right) = (format!("{target} AS target"), format!("{SOURCE} AS source"));
             let _ = match (by_target, by_source) {
@@ -231,6 +231,20 @@ impl<'a> MergeSql<'a> {
             let _ = write!(sql, "{TARGET} AS target WHERE {}", any.join(" OR "));
         }
         Ok(sql)
+    }
+
+    /// The keys of the table's rows that a filter by several key columns lets through, for a merge that needs nothing else of them:
+    /// next to none, if most rows that come in are new. Laid by as [`CANDIDATES`] they are counted, and the matches are looked for
+    /// among them.
+    pub(super) fn candidates(&self) -> Option<String> {
+        let key = self.filter.as_ref().filter(|_| self.plan.keys.len() > 1)?;
+        let keys_do =
+            self.plan.predicates.is_empty() && self.plan.clauses(When::Matched).all(|c| c.condition.is_none());
+        if self.changes_rows() || self.marked || !keys_do {
+            return None;
+        }
+        let keys: Vec<String> = self.plan.keys.iter().map(|k| format!("target.{}", quote_ident(k))).collect();
+        Some(format!("SELECT {} FROM {} AS target", keys.join(", "), self.filtered(&quote_ident(key))))
     }
 
     /// The table's rows, of which a join with the incoming rows need not look up those with another value in the key column `key`
