@@ -163,12 +163,12 @@ fn commit_info(bytes: &[u8]) -> serde_json::Result<Map<String, Json>> {
 }
 
 /// How many commits are looked at for [`last_applied`], and how much of each: its first line is its commit info, if it is ours.
-const LOOKED_AT: u64 = 8;
+const LOOKED_AT: usize = 8;
 const FIRST_LINE: u64 = 16 << 10;
 
 /// What the last commit up to a version applied, our own maintenance passed over.
 pub(crate) async fn last_applied(location: &Location, version: u64) -> Result<Option<String>> {
-    for version in (0..=version).rev().take(LOOKED_AT as usize) {
+    for version in (0..=version).rev().take(LOOKED_AT) {
         let Some(info) = first_line(location, version).await? else { return Ok(None) };
         let text = |key: &str| info.get(key).and_then(Json::as_str);
         let ours = text("engineInfo").is_some_and(|engine| engine.starts_with("duckrun/"));
@@ -191,12 +191,8 @@ async fn first_line(location: &Location, version: u64) -> Result<Option<Map<Stri
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
         Err(e) => return Err(store_error(e, doing())),
     };
-    let Some(end) = bytes.iter().position(|b| *b == b'\n') else { return Ok(None) };
-    let Ok(Json::Object(mut action)) = serde_json::from_slice(&bytes[..end]) else { return Ok(None) };
-    Ok(match action.remove("commitInfo") {
-        Some(Json::Object(info)) => Some(info),
-        _ => None,
-    })
+    let line = bytes.iter().position(|b| *b == b'\n').map(|end| &bytes[..end]);
+    Ok(line.and_then(|line| commit_info(line).ok()))
 }
 
 /// The newest version committed at or before a time; `None` where there is no table.

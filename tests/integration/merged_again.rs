@@ -24,9 +24,12 @@ async fn lake(store: &CountingStore) -> Session {
     let url = Url::parse("mem://lake/").unwrap();
     let session = Session::open_in(url, Arc::new(store.clone()), Path::default()).writable().maintenance(false);
     let session = session.await.unwrap();
-    let rows = "select i as id, 'old ' || i as v, null::double as x from range(100) t(i)";
-    session.model(TABLE).sql(rows).run().await.unwrap().committed().map(drop).unwrap();
+    put(&session, "select i as id, 'old ' || i as v, null::double as x from range(100) t(i)").await;
     session
+}
+
+async fn put(session: &Session, sql: &str) {
+    session.model(TABLE).sql(sql).run().await.unwrap().committed().map(drop).unwrap();
 }
 
 async fn merge(session: &Session, merge: Merge, sql: &str) -> Report {
@@ -54,16 +57,7 @@ async fn a_batch_that_comes_in_again_reads_no_file() {
         assert_eq!(data_files_read(&store), Vec::<String>::new());
     }
     // Files are arranged anew, rows are not touched.
-    session
-        .model(TABLE)
-        .sql("select i as id from range(1000, 1100) t(i)")
-        .strategy(Append::default())
-        .run()
-        .await
-        .unwrap()
-        .committed()
-        .map(drop)
-        .unwrap();
+    put(&session, "select i as id from range(1000, 1100) t(i)").await;
     assert!(unchanged(&merge(&session, Merge::on(["id"]), BATCH).await));
     assert!(!data_files_read(&store).is_empty(), "an append may have brought anything");
     let few = "select i as id, 'x' as v from range(99, 1001, 300) t(i)";
@@ -95,6 +89,25 @@ async fn another_merge_of_the_same_rows_is_looked_at() {
     // The check of the keys comes before anything else.
     let twice = session.model(TABLE).sql("select 5 as id, 'a' as v from range(2)").strategy(Merge::on(["id"]));
     assert_eq!(twice.run().await.unwrap_err().kind(), ErrorKind::InvalidData);
+}
+
+/// A digest is taken of what it can be taken of; of other types rows are compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn nested_columns_come_again() {
+    for value in [
+        "[i, null]",
+        "{'a': i, 'b': [i]}",
+        "map {i: 'x'}",
+        "[map {i: {'c': i}}]",
+        "i::decimal(38, 3)",
+        "i::varchar::blob",
+    ] {
+        let lake = Lake::new().await;
+        lake.put(TABLE, format!("select i as id, {value} as v from range(100) t(i)")).await;
+        let batch = format!("select id, {value} as v from (select i as id, i + 1 as i from range(5, 15) t(i))");
+        merge(&lake.session, Merge::on(["id"]), &batch).await.committed().map(drop).unwrap();
+        assert!(unchanged(&merge(&lake.session, Merge::on(["id"]), &batch).await), "{value}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

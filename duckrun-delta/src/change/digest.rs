@@ -49,6 +49,7 @@ pub(super) fn is_idempotent(merge: &MergePlan) -> bool {
     }
     // An insert looks at keys alone, which is little more than to digest its rows.
     updates
+        && RowConverter::supports_fields(&sort_fields(&merge.incoming))
         && merge.source
         && merge.skip_unchanged
         && !merge.fresh
@@ -63,7 +64,8 @@ pub(super) fn is_idempotent(merge: &MergePlan) -> bool {
 pub(super) async fn of(engine: &dyn EngineSession, merge: &MergePlan) -> Result<String> {
     let source = RelationName::bare(SOURCE)?;
     let schema = nullable(&merge.incoming);
-    let query = Query::new(format!("SELECT * FROM {}", source.to_sql())).with_output(schema.clone());
+    let query = Query::new(format!("SELECT * FROM {}", source.to_sql()));
+    let query = query.with_output(schema.clone()).with_text_as_is(true);
     let mut batches = engine.query(&query).await?;
     let mut rows = Rows::new(&schema)?;
     while let Some(batch) = batches.try_next().await? {
@@ -81,8 +83,7 @@ struct Rows {
 
 impl Rows {
     fn new(schema: &SchemaRef) -> Result<Self> {
-        let fields = schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
-        let converter = RowConverter::new(fields).map_err(failed)?;
+        let converter = RowConverter::new(sort_fields(schema)).map_err(failed)?;
         Ok(Self { converter, count: 0, sum: 0 })
     }
 
@@ -121,6 +122,10 @@ impl Rows {
         hasher.write(&self.sum.to_le_bytes());
         format!("{VERSION}:{:032x}", hasher.finish128().as_u128())
     }
+}
+
+fn sort_fields(schema: &SchemaRef) -> Vec<SortField> {
+    schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect()
 }
 
 fn failed(e: arrow::error::ArrowError) -> Error {

@@ -120,7 +120,8 @@ impl<'a> Start<'a> {
         if let Some(before) = self.case.after {
             match child::launch(&self.job(before, "ours", &output, args, None), None)? {
                 Ended::Well(_) => {}
-                _ => return Err(format!("{before}, before {}, was not made", self.case.name).into()),
+                Ended::Killed => return Err(format!("{before}, before {}: killed", self.case.name).into()),
+                Ended::Badly(why) => return Err(format!("{before}, before {}: {why}", self.case.name).into()),
             }
         }
         let job = self.job(self.case.name, subject, &output, args, limit.as_ref().map(|(limit, _)| *limit));
