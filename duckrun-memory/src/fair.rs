@@ -1,13 +1,13 @@
 //! The default governor: first come, first served, over one number of bytes.
 //!
-//! Three invariants. The bytes on lease never grow beyond the capacity. Whoever is first in the queue is served before
-//! anyone behind it, so a large run is not starved by small ones. A queue is never left standing: whatever changes the
-//! state (a lease ends, a waiter leaves, the capacity moves) serves the queue, and a head that could not be served even by an
-//! idle process is answered with an error.
+//! Three invariants. No lease is granted with which the bytes on lease would exceed the capacity that its run brought along, or
+//! the ceiling. Whoever is first in the queue is served before anyone behind it, so a large run is not starved by small
+//! ones. A queue is never left standing: whatever changes the state (a lease ends, a waiter comes or leaves) serves the
+//! queue, and its head fits at the latest when no lease is left, for what never fits is refused at the door.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -17,9 +17,10 @@ use crate::{Bytes, Error, Governor, Lease, LeaseRequest, Result};
 
 /// Grants leases in the order of asking. Cheap to clone; clones share one queue.
 ///
-/// The capacity is the latest that a run measured ([`LeaseRequest::capacity`]), never more than the ceiling given at
-/// construction. Where neither is given there is no limit to keep, and every lease is granted at once. A capacity that
-/// sinks takes nothing back: no lease is granted until enough of them have ended.
+/// Each run is held to the capacity that it measured ([`LeaseRequest::capacity`]) and to the ceiling given at construction:
+/// it starts when its bytes and all that is on lease fit in both. Where neither is given there is no limit to keep, and the
+/// lease is granted at once. A run that measures little takes nothing back from others: it waits until enough leases have
+/// ended. So sessions with limits of their own may share a governor, and none makes another's run impossible.
 ///
 /// Waiting is visible: a log line when a run starts to wait and one when it ends, [`waiting`](Self::waiting) for a
 /// dashboard, [`Lease::waited`] for the run's report. It needs no particular runtime.
@@ -36,7 +37,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The latest capacity that a run brought along.
+    /// The latest capacity that a run brought along, for those who look on.
     measured: Option<u64>,
     on_lease: u64,
     queue: VecDeque<Waiter>,
@@ -46,19 +47,27 @@ struct State {
 #[derive(Debug)]
 struct Waiter {
     id: u64,
-    run: String,
     bytes: u64,
-    answer: oneshot::Sender<Result<Lease>>,
+    /// What may be on lease with it.
+    capacity: u64,
+    answer: oneshot::Sender<Lease>,
 }
 
-/// An answer that is due. It is sent without holding the lock, because a receiver that is gone drops the lease, which takes
+/// A lease that is due. It is sent without holding the lock, because a receiver that is gone drops the lease, which takes
 /// the lock.
-type Due = (oneshot::Sender<Result<Lease>>, Result<Lease>);
+type Due = (oneshot::Sender<Lease>, Lease);
 
 impl FairGovernor {
     /// A governor that keeps to the capacity that the runs measure.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The governor of this process: every call returns the same queue. Memory belongs to a process, so this is whom runs ask
+    /// that were not given another one; those that ask another are not counted here.
+    pub fn of_process() -> Self {
+        static OF_PROCESS: LazyLock<FairGovernor> = LazyLock::new(FairGovernor::new);
+        OF_PROCESS.clone()
     }
 
     /// A governor that never gives out more than `bytes`, whatever the runs measure.
@@ -76,9 +85,9 @@ impl FairGovernor {
         self.shared.state().on_lease
     }
 
-    /// What all leases together may hold; `None` is no limit.
+    /// What all leases together may hold by the latest measurement; `None` is no limit.
     pub fn capacity(&self) -> Option<u64> {
-        self.shared.capacity(&self.shared.state())
+        self.shared.capacity(self.shared.state().measured)
     }
 }
 
@@ -86,15 +95,15 @@ impl FairGovernor {
 impl Governor for FairGovernor {
     async fn lease(&self, ask: LeaseRequest) -> Result<Lease> {
         let asked = Instant::now();
-        let run = ask.run.clone();
+        let (run, bytes) = (ask.run.clone(), Bytes(ask.bytes));
         let (mut place, waits) = self.shared.enqueue(ask)?;
         if let Some(ahead) = waits {
-            tracing::info!(run, ahead, on_lease = %Bytes(self.on_lease()), "waiting for memory");
+            tracing::info!(run, bytes = %bytes, ahead, on_lease = %Bytes(self.on_lease()), "waiting for memory");
         }
         let answer = (&mut place.receiver).await;
         // Only leaving the queue drops an answer unsent, and this place is still in it.
-        let answer = answer.map_err(|gone| Error::Governor { run: run.clone(), source: gone.into() })?;
-        let lease = answer?.after_waiting(asked.elapsed());
+        let lease = answer.map_err(|gone| Error::Governor { run: run.clone(), source: gone.into() })?;
+        let lease = lease.after_waiting(asked.elapsed());
         if waits.is_some() {
             tracing::info!(run, lease = %Bytes(lease.bytes()), waited = ?lease.waited(), "got memory");
         }
@@ -108,54 +117,45 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn capacity(&self, state: &State) -> Option<u64> {
-        self.ceiling.into_iter().chain(state.measured).min()
+    /// The tighter of the ceiling and what a run measured.
+    fn capacity(&self, measured: Option<u64>) -> Option<u64> {
+        self.ceiling.into_iter().chain(measured).min()
     }
 
     /// Takes a place in the queue. Also says how many are ahead, or `None` if the lease was granted at once.
     fn enqueue(self: &Arc<Self>, ask: LeaseRequest) -> Result<(Place, Option<usize>)> {
+        let LeaseRequest { run, bytes, capacity: measured } = ask;
+        let capacity = self.capacity(measured).unwrap_or(u64::MAX);
+        // A request that can never be granted does not queue: it would only hold up the others.
+        if bytes > capacity {
+            return Err(Error::LeaseTooLarge { run, needed: bytes, capacity });
+        }
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state();
-        state.measured = ask.capacity.or(state.measured);
-        let capacity = self.capacity(&state).unwrap_or(u64::MAX);
+        state.measured = measured.or(state.measured);
         let id = state.next_id;
         state.next_id += 1;
         let ahead = state.queue.len();
-        // A request that can never be granted does not queue: it would only hold up the others.
-        let refused = (ask.bytes > capacity).then(|| too_large(ask.run.clone(), ask.bytes, capacity));
-        if refused.is_none() {
-            state.queue.push_back(Waiter { id, run: ask.run, bytes: ask.bytes, answer });
-        }
+        state.queue.push_back(Waiter { id, bytes, capacity, answer });
         let due = self.due(&mut state);
         let waits = state.queue.iter().any(|waiter| waiter.id == id).then_some(ahead);
         drop(state);
         send(due);
-        match refused {
-            Some(error) => Err(error),
-            None => Ok((Place { shared: Arc::clone(self), id, receiver }, waits)),
-        }
+        Ok((Place { shared: Arc::clone(self), id, receiver }, waits))
     }
 
-    /// Takes from the head of the queue whoever can be answered now.
+    /// Takes from the head of the queue whoever can be served now.
     fn due(self: &Arc<Self>, state: &mut State) -> Vec<Due> {
-        let capacity = self.capacity(state).unwrap_or(u64::MAX);
         let mut due = Vec::new();
         while let Some(head) = state.queue.front() {
-            let fits = state.on_lease.checked_add(head.bytes).is_some_and(|sum| sum <= capacity);
-            let hopeless = state.on_lease == 0 && !fits;
-            if !fits && !hopeless {
+            let fits = state.on_lease.checked_add(head.bytes).is_some_and(|sum| sum <= head.capacity);
+            if !fits {
                 break;
             }
             let Some(head) = state.queue.pop_front() else { break };
-            let answer = match fits {
-                true => {
-                    state.on_lease += head.bytes;
-                    let shared = Arc::clone(self);
-                    Ok(Lease::new(head.bytes, move || shared.give_back(head.bytes)))
-                }
-                false => Err(too_large(head.run, head.bytes, capacity)),
-            };
-            due.push((head.answer, answer));
+            state.on_lease += head.bytes;
+            let shared = Arc::clone(self);
+            due.push((head.answer, Lease::new(head.bytes, move || shared.give_back(head.bytes))));
         }
         due
     }
@@ -182,17 +182,13 @@ impl Shared {
 struct Place {
     shared: Arc<Shared>,
     id: u64,
-    receiver: oneshot::Receiver<Result<Lease>>,
+    receiver: oneshot::Receiver<Lease>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.shared.leave(self.id);
     }
-}
-
-fn too_large(run: String, needed: u64, capacity: u64) -> Error {
-    Error::LeaseTooLarge { run, needed, capacity }
 }
 
 fn send(due: Vec<Due>) {
@@ -206,7 +202,7 @@ impl fmt::Debug for FairGovernor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state();
         f.debug_struct("FairGovernor")
-            .field("capacity", &self.shared.capacity(&state))
+            .field("capacity", &self.shared.capacity(state.measured))
             .field("on_lease", &state.on_lease)
             .field("waiting", &state.queue.len())
             .finish_non_exhaustive()

@@ -5,6 +5,7 @@ use std::future::{Future, IntoFuture};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use duckrun_core::duckdb::{Connection, DuckDb};
 use duckrun_core::maintenance::MaintenanceOptions;
@@ -170,10 +171,21 @@ impl Session {
     /// A context for a job: memory detected, planned, leased, with a place to spill.
     pub(crate) async fn context(&self, name: &str, job: Job) -> Result<(RunContext, Lease)> {
         let inner = &self.inner;
-        let limit = EffectiveLimit::detect(&inner.probe.sample(), &inner.memory);
-        let plan = duckrun_memory::plan(&limit, &inner.memory, job)?;
-        tracing::info!(table = name, "{plan}");
+        let planned = || {
+            let limit = EffectiveLimit::detect(&inner.probe.sample(), &inner.memory);
+            duckrun_memory::plan(&limit, &inner.memory, job)
+        };
+        let mut plan = planned()?;
         let lease = inner.governor.lease(plan.lease_request(name)).await?;
+        if lease.waited() > SAMPLE_HOLDS {
+            // Neighbours may have come meanwhile. A smaller limit makes no share larger, so the lease holds that plan too; a
+            // larger one is left to later runs.
+            let now = planned()?;
+            if now.limit < plan.limit {
+                plan = now;
+            }
+        }
+        tracing::info!(table = name, "{plan}");
         let spill_plan = plan.spill.clone();
         let spill = tokio::task::spawn_blocking(move || SpillDir::create(&spill_plan))
             .await
@@ -182,6 +194,9 @@ impl Session {
         Ok((cx, lease))
     }
 }
+
+/// How long a run may have waited for its lease before it looks again how much memory there is.
+const SAMPLE_HOLDS: Duration = Duration::from_secs(1);
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -241,7 +256,7 @@ impl SessionBuilder {
             ])),
             memory: MemorySettings::default(),
             probe: Arc::new(SystemProbe::new()),
-            governor: Arc::new(FairGovernor::new()),
+            governor: Arc::new(FairGovernor::of_process()),
             clock: Arc::new(SystemClock),
             upkeep: Upkeep::default(),
             writer_lock: None,
@@ -311,7 +326,13 @@ impl SessionBuilder {
         self
     }
 
-    /// A governor shared with others: sessions of one process that share one stay under one limit together.
+    /// Another governor than the process's ([`FairGovernor::of_process`]), which all sessions ask that were not given one: their
+    /// runs together stay under one limit, and one that does not fit waits, with a line in the log.
+    ///
+    /// So a run must not wait for another one that waits for its memory: a source, a hook or the reader of an open stream
+    /// that begins a run, in this session or another, gets nothing before the first has ended, unless
+    /// [`MemorySettings::concurrent_runs`] leaves room for both. A session with a governor of its own
+    /// (`Arc::new(FairGovernor::new())`) waits for nobody and is counted by nobody.
     pub fn governor(mut self, governor: Arc<dyn Governor>) -> Self {
         self.governor = governor;
         self

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use duckrun::{At, Error, ErrorKind, Overwrite, Result, Session};
+use duckrun_testkit::own_governor;
 
 use crate::support::Lake;
 
@@ -70,10 +71,10 @@ async fn configuration_is_refused_as_a_whole_and_before_anything_is_read() {
     for part in ["../etc", "no SQL", "upsrt", "named twice", "checkpointInterval"] {
         assert!(error.message().contains(part), "{part}: {error}");
     }
-    let reader = Session::open(lake.root()).await.unwrap();
+    let reader = Session::open(lake.root()).governor(own_governor()).await.unwrap();
     let error = error_of(reader.model("a.t").sql("select 1::bigint as n").run().await, ErrorKind::InvalidInput);
     assert!(error.message().contains("read-only"), "{error}");
-    error_of(Session::open(lake.root().join("nope")).await, ErrorKind::NotFound);
+    error_of(Session::open(lake.root().join("nope")).governor(own_governor()).await, ErrorKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +149,7 @@ async fn a_full_disk() {
         eprintln!("skipped: no small file system can be mounted here");
         return;
     }
-    let session = Session::open(place.path()).writable().await.unwrap();
+    let session = Session::open(place.path()).governor(own_governor()).writable().await.unwrap();
     session.model("a.t").sql("select 1::bigint as n, 'x' as s").run().await.unwrap().committed().map(drop).unwrap();
     let table = place.path().join("a/t");
     let before = (duckrun_testkit::log_versions(&table), duckrun_testkit::data_files(&table));

@@ -350,7 +350,11 @@ async fn the_sources_conform() {
         "partition-specs": [{"spec-id": 0, "fields": []}], "last-partition-id": 999, "default-sort-order-id": 0,
         "sort-orders": [{"order-id": 0, "fields": []}], "properties": {}, "current-snapshot-id": -1, "snapshots": []}"#,
     );
-    let lake = duckrun::Session::open(root.path().join("lake")).writable().await.unwrap();
+    let lake = duckrun::Session::open(root.path().join("lake"))
+        .governor(duckrun_testkit::own_governor())
+        .writable()
+        .await
+        .unwrap();
     let put = || lake.model("a.t").sql("select range as n from range(4)").run();
     put().await.unwrap().committed().map(drop).unwrap();
     let table = root.path().join("lake/a/t").display().to_string();

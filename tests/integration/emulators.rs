@@ -13,7 +13,7 @@ use duckrun::{
     Append, BatchSize, ErrorKind, InsertOverwrite, MemorySettings, Microbatch, SafeAppend, Scd2, Session, StoreRoot,
     Token, TokenProvider,
 };
-use duckrun_testkit::{BearerProxy, Emulated, Emulator};
+use duckrun_testkit::{BearerProxy, Emulated, Emulator, own_governor};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tracing_subscriber::fmt::MakeWriter;
@@ -35,7 +35,7 @@ pub(crate) async fn start(emulated: Emulated) -> Option<Emulator> {
 
 async fn lake(emulator: &Emulator, folder: &str) -> Session {
     let memory = MemorySettings { concurrent_runs: 4, ..MemorySettings::with_limit(2 << 30) };
-    let opened = Session::open_url(&emulator.url(folder), &emulator.options(CANARY)).unwrap();
+    let opened = Session::open_url(&emulator.url(folder), &emulator.options(CANARY)).unwrap().governor(own_governor());
     opened.memory(memory).writable().await.unwrap()
 }
 
@@ -198,11 +198,16 @@ async fn sources(emulator: &Emulator) {
     assert_eq!(read(folder, "select count(*)::bigint from s").await, ["4"]);
     // From a session whose root is a local folder, with options of the session or of the source.
     let disk = tempfile::tempdir().unwrap();
-    let local = Session::open(disk.path()).writable().await.unwrap();
+    let local = Session::open(disk.path()).governor(own_governor()).writable().await.unwrap();
     let own = Csv::glob(url("landing/*.csv")).storage_options(emulator.options(CANARY));
     let sql = "select count(*)::bigint from s";
     assert_eq!(duckrun_testkit::rows(local.sql(sql).source("s", own)).await.unwrap(), ["4"]);
-    let local = Session::open(disk.path()).storage_options(emulator.options(CANARY)).writable().await.unwrap();
+    let local = Session::open(disk.path())
+        .governor(own_governor())
+        .storage_options(emulator.options(CANARY))
+        .writable()
+        .await
+        .unwrap();
     let named = Csv::glob(url("landing/*.csv"));
     assert_eq!(duckrun_testkit::rows(local.sql(sql).source("s", named)).await.unwrap(), ["4"]);
     // A file that is replaced while a run reads is not read in two halves.
@@ -244,7 +249,7 @@ async fn tokens_are_replaced_before_they_expire_and_after_a_401() {
         )
         .unwrap();
         let memory = MemorySettings::with_limit(1 << 30);
-        let session = Session::open_root(&root).memory(memory).writable().await.unwrap();
+        let session = Session::open_root(&root).governor(own_governor()).memory(memory).writable().await.unwrap();
         jobs::prepare(&session).await;
         for job in jobs::all().into_iter().filter(|job| ["append", "merge", "compact"].contains(&job.name)) {
             if expires.is_some() {

@@ -13,7 +13,11 @@ use url::Url;
 
 async fn lake(store: &FaultyStore) -> Session {
     let url = Url::parse("mem://lake/").unwrap();
-    Session::open_in(url, Arc::new(store.clone()), Path::default()).writable().await.unwrap()
+    Session::open_in(url, Arc::new(store.clone()), Path::default())
+        .governor(duckrun_testkit::own_governor())
+        .writable()
+        .await
+        .unwrap()
 }
 
 async fn objects(store: &FaultyStore) -> Vec<String> {

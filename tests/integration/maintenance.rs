@@ -8,6 +8,7 @@ use duckrun::{
     Append, At, DefaultPolicy, DeltaMaintenance, ErrorKind, FileOptions, MaintenanceOptions, MemorySettings, Overwrite,
     PolicySettings, SchemaChange, Session,
 };
+use duckrun_testkit::own_governor;
 use serde_json::json;
 
 use crate::maintained::{Always, Shifted, World, actions, age, clean, once, sizes, wait};
@@ -21,7 +22,7 @@ fn options(target: u64) -> MaintenanceOptions {
 }
 
 async fn quiet(lake: &Lake) -> Session {
-    Session::open(lake.root()).writable().maintenance(false).await.unwrap()
+    Session::open(lake.root()).governor(own_governor()).writable().maintenance(false).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +216,7 @@ async fn a_hot_table_is_kept_small_by_its_own_runs() {
     let mut settings = PolicySettings::default();
     settings.max_small_files = 20;
     let policy = DefaultPolicy::new(settings).unwrap();
-    let session = Session::open(lake.root()).writable().policy(policy).await.unwrap();
+    let session = Session::open(lake.root()).governor(own_governor()).writable().policy(policy).await.unwrap();
     let off = quiet(&lake).await;
     let (mut most, mut merged) = (0, 0);
     for n in 0..45 {
@@ -244,12 +245,12 @@ impl duckrun::maintenance::MaintenancePolicy for Panics {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_is_in_the_report_and_never_the_run_s_error() {
     let lake = Lake::new().await;
-    let session = Session::open(lake.root()).writable().policy(Panics).await.unwrap();
+    let session = Session::open(lake.root()).governor(own_governor()).writable().policy(Panics).await.unwrap();
     let report = session.model("a.t").sql("select 1::bigint as n").run().await.unwrap();
     assert_eq!(report.version(), Some(0));
     assert!(report.to_string().contains("no idea"), "{report}");
     let policy = Always(vec![Action::Vacuum { retention: Duration::ZERO, full: true }, Action::Checkpoint]);
-    let session = Session::open(lake.root()).writable().policy(policy).await.unwrap();
+    let session = Session::open(lake.root()).governor(own_governor()).writable().policy(policy).await.unwrap();
     let report = session.model("a.t").sql("select 2::bigint as n").run().await.unwrap();
     assert_eq!(report.version(), Some(1));
     assert!(report.maintenance[0].contains("168 hours"), "{:?}", report.maintenance);
@@ -281,7 +282,7 @@ async fn a_whole_root_is_maintained_with_progress() {
         let fractions: Vec<f64> = seen.iter().filter(|(t, _)| t == table).filter_map(|(_, f)| *f).collect();
         assert!(fractions.is_sorted() && fractions.last() == Some(&1.0), "{fractions:?}");
     }
-    let read_only = Session::open(lake.root()).await.unwrap();
+    let read_only = Session::open(lake.root()).governor(own_governor()).await.unwrap();
     assert_eq!(read_only.maintain_all().run().await.unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(session.maintain("a.x").run().await.unwrap_err().kind(), ErrorKind::NotFound);
 }
@@ -301,7 +302,8 @@ async fn z_order_narrows_the_files_and_survives_compactions() {
     let mut asked = options(200_000);
     asked.files.row_group_rows = 8_192;
     let limit = MemorySettings { threads: Some(1), ..MemorySettings::with_limit(420 << 20) };
-    let small = Session::open(lake.root()).writable().maintenance(false).memory(limit).await.unwrap();
+    let small =
+        Session::open(lake.root()).governor(own_governor()).writable().maintenance(false).memory(limit).await.unwrap();
     for session in [&session, &small] {
         let report = session.maintain("a.t").options(asked.clone()).z_order(["x", "y"]).run().await.unwrap();
         assert!(report.is_clean(), "{report}");

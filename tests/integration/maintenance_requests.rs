@@ -12,7 +12,9 @@ use object_store::path::Path;
 use url::Url;
 
 fn lake(store: &CountingStore) -> SessionBuilder {
-    Session::open_in(Url::parse("mem://lake/").unwrap(), Arc::new(store.clone()), Path::default()).writable()
+    Session::open_in(Url::parse("mem://lake/").unwrap(), Arc::new(store.clone()), Path::default())
+        .governor(duckrun_testkit::own_governor())
+        .writable()
 }
 
 async fn append(session: &Session, strategy: &str) -> duckrun::Report {

@@ -223,7 +223,12 @@ fn comparable(mut stats: TableStats) -> (TableStats, BTreeSet<String>) {
 
 async fn history(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let lake = Lake::new().await;
-    let session = duckrun::Session::open(lake.root()).writable().maintenance(false).await.unwrap();
+    let session = duckrun::Session::open(lake.root())
+        .governor(duckrun_testkit::own_governor())
+        .writable()
+        .maintenance(false)
+        .await
+        .unwrap();
     let lake = lake.with_session(session);
     let model = lake.session.model("a.t").sql(rows(&(0..5))).partition_by(["p q"]);
     let model =

@@ -22,7 +22,10 @@ const BATCH: &str = "select i as id, 'new ' || i as v, i::double as x from range
 
 async fn lake(store: &CountingStore) -> Session {
     let url = Url::parse("mem://lake/").unwrap();
-    let session = Session::open_in(url, Arc::new(store.clone()), Path::default()).writable().maintenance(false);
+    let session = Session::open_in(url, Arc::new(store.clone()), Path::default())
+        .governor(duckrun_testkit::own_governor())
+        .writable()
+        .maintenance(false);
     let session = session.await.unwrap();
     put(&session, "select i as id, 'old ' || i as v, null::double as x from range(100) t(i)").await;
     session

@@ -10,6 +10,7 @@ use duckrun::core::{NullKeys, When};
 use duckrun::{DeltaRsExecutor, FileOptions, Merge, Session};
 use duckrun_testkit::generate::{MergeCase, TableCase, arrow, delete_rows, merge_strategy, sql};
 use duckrun_testkit::model::{self, Column, Compare, Expr, Rows, Then, Type, Value};
+use duckrun_testkit::own_governor;
 use url::Url;
 
 use crate::support::Lake;
@@ -124,7 +125,7 @@ pub(crate) async fn duckdb(case: &MergeCase, merge: &model::Merge, before: &Rows
         connection.execute_batch(&statement).unwrap_or_else(|e| panic!("{e}\n{statement}"));
     }
     let root = tempfile::tempdir().unwrap();
-    let session = Session::open(root.path()).connection(connection).await.unwrap();
+    let session = Session::open(root.path()).governor(own_governor()).connection(connection).await.unwrap();
     read(&session, "target", after).await
 }
 
@@ -264,7 +265,12 @@ pub(crate) async fn delta_rs_merge(
 
 /// A session whose merges, deletes and updates are carried out by delta-rs, and by nothing else.
 pub(crate) async fn by_delta_rs(lake: &Lake) -> Session {
-    Session::open(lake.root()).executor(Arc::new(DeltaRsExecutor::default())).writable().await.unwrap()
+    Session::open(lake.root())
+        .governor(own_governor())
+        .executor(Arc::new(DeltaRsExecutor::default()))
+        .writable()
+        .await
+        .unwrap()
 }
 
 /// Shares what a test needs to run inside proptest's closures.

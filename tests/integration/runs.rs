@@ -287,7 +287,12 @@ async fn a_model_s_own_location_and_connection() {
     assert!(place.join("_delta_log").is_dir() && !lake.folder("a.t").exists());
     let connection = duckdb::Connection::open_in_memory().unwrap();
     connection.execute_batch("create table mine as select 41::bigint as n").unwrap();
-    let session = duckrun::Session::open(lake.root()).connection(connection).writable().await.unwrap();
+    let session = duckrun::Session::open(lake.root())
+        .governor(duckrun_testkit::own_governor())
+        .connection(connection)
+        .writable()
+        .await
+        .unwrap();
     let report = session.model("a.t").sql("select n + 1 as n from mine").location(location).run().await.unwrap();
     assert_eq!(report.version(), Some(1));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use duckrun::delta::{InsertOverwrite, MicrobatchWindow, Scd2};
 use duckrun::{CommitOutcome, ErrorKind, LeaseLock, MemorySettings, Session};
-use duckrun_testkit::{Fault, FaultyStore, Operation};
+use duckrun_testkit::{Fault, FaultyStore, Operation, own_governor};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -19,7 +19,12 @@ use crate::jobs::{self, BEFORE, End};
 async fn lake(store: &FaultyStore) -> Session {
     let url = Url::parse("mem://lake/").unwrap();
     let memory = MemorySettings::with_limit(1 << 30);
-    Session::open_in(url, Arc::new(store.clone()), Path::default()).memory(memory).writable().await.unwrap()
+    Session::open_in(url, Arc::new(store.clone()), Path::default())
+        .governor(own_governor())
+        .memory(memory)
+        .writable()
+        .await
+        .unwrap()
 }
 
 /// Meets the n-th request of a job with a fault, for every n; with `STRIDE` requests between two faults of one kind, so that
@@ -30,7 +35,8 @@ async fn every_strategy_survives_every_fault() {
     let (mut runs, mut refused, mut unknown) = (0, 0, 0);
     let prepared = Arc::new(InMemory::new());
     let url = Url::parse("mem://lake/").unwrap();
-    let session = Session::open_in(url, prepared.clone(), Path::default()).writable().await.unwrap();
+    let session =
+        Session::open_in(url, prepared.clone(), Path::default()).governor(own_governor()).writable().await.unwrap();
     jobs::prepare(&session).await;
     for (nth_job, job) in jobs::all().into_iter().enumerate() {
         let store = FaultyStore::new(prepared.fork());
@@ -230,7 +236,8 @@ async fn every_strategy_survives_many_faults_at_once() {
     const TIME: Duration = Duration::from_secs(30);
     let prepared = Arc::new(InMemory::new());
     let url = Url::parse("mem://lake/").unwrap();
-    let session = Session::open_in(url, prepared.clone(), Path::default()).writable().await.unwrap();
+    let session =
+        Session::open_in(url, prepared.clone(), Path::default()).governor(own_governor()).writable().await.unwrap();
     jobs::prepare(&session).await;
     let seed = std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok());
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -285,7 +292,8 @@ impl Random {
 async fn a_store_without_conditional_puts_is_refused_unless_there_is_a_lock() {
     let store = Unconditional(Arc::default());
     let url = Url::parse("mem://lake/").unwrap();
-    let open = || Session::open_in(url.clone(), Arc::new(store.clone()), Path::default()).writable();
+    let open =
+        || Session::open_in(url.clone(), Arc::new(store.clone()), Path::default()).governor(own_governor()).writable();
     let session = open().await.unwrap();
     let error = session.model("a.t").sql("select 1 as n").run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");

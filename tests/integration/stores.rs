@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use duckrun::core::Relation;
 use duckrun::{Append, ErrorKind, MemorySettings, Overwrite, Resolved, SafeAppend, Session, Source, SourceContext};
-use duckrun_testkit::{CountingStore, Fault, FaultyStore, Operation};
+use duckrun_testkit::{CountingStore, Fault, FaultyStore, Operation, own_governor};
 use futures::StreamExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -18,7 +18,7 @@ use crate::support::{Lake, rows};
 
 async fn lake(store: impl ObjectStore) -> Session {
     let url = Url::parse("mem://lake/").unwrap();
-    Session::open_in(url, Arc::new(store), Path::default()).writable().await.unwrap()
+    Session::open_in(url, Arc::new(store), Path::default()).governor(own_governor()).writable().await.unwrap()
 }
 
 async fn write(session: &Session, name: &str, sql: &str) {
@@ -58,7 +58,8 @@ async fn the_prefix_says_where_the_tables_are() {
         ["mem://lake/", "memory://lake/else/where", "https://onelake.dfs.fabric.microsoft.com/ws/my%20item/Tables"]
     {
         let url = Url::parse(url).unwrap();
-        let session = Session::open_in(url, store.clone(), "my item/Tables").writable().await.unwrap();
+        let session =
+            Session::open_in(url, store.clone(), "my item/Tables").governor(own_governor()).writable().await.unwrap();
         let append = session.model("a.t").sql("select 1 as n").strategy(Append::default());
         append.run().await.unwrap().committed().map(drop).unwrap();
     }
@@ -160,7 +161,10 @@ async fn cancelling_stops_reads() {
 async fn readers_side_by_side() {
     let url = Url::parse("mem://lake/").unwrap();
     let memory = MemorySettings { concurrent_runs: 8, ..MemorySettings::with_limit(4 << 30) };
-    let session = Session::open_in(url, Arc::new(InMemory::new()), Path::default()).memory(memory).writable();
+    let session = Session::open_in(url, Arc::new(InMemory::new()), Path::default())
+        .governor(own_governor())
+        .memory(memory)
+        .writable();
     let session = session.await.unwrap();
     write(&session, "a.t", "select i as n, i % 10 as d from range(200000) t(i)").await;
     let mut readers = tokio::task::JoinSet::new();
@@ -193,7 +197,7 @@ async fn duckdb_s_extensions_are_asked_for_by_name() {
     let error = open().connection(connection).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     let folder = tempfile::tempdir().unwrap();
-    let error = Session::open(folder.path()).use_duckdb_extensions(true).await.unwrap_err();
+    let error = Session::open(folder.path()).governor(own_governor()).use_duckdb_extensions(true).await.unwrap_err();
     assert!(error.message().contains("with_store_secret"), "{error}");
 }
 
@@ -228,8 +232,12 @@ impl Source for Meanwhile {
 async fn a_retry_reads_only_what_came_since() {
     let store = CountingStore::new(InMemory::new());
     let url = Url::parse("mem://lake/").unwrap();
-    let open =
-        async || Session::open_in(url.clone(), Arc::new(store.clone()), Path::default()).writable().maintenance(false);
+    let open = async || {
+        Session::open_in(url.clone(), Arc::new(store.clone()), Path::default())
+            .governor(own_governor())
+            .writable()
+            .maintenance(false)
+    };
     let (session, other) = (open().await.await.unwrap(), open().await.await.unwrap());
     for n in 0..20 {
         let append = session.model("a.t").sql(format!("select {n}::bigint as n")).strategy(Append::default());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use duckrun::{Reader, Session};
+use duckrun_testkit::own_governor;
 
 /// A writable session over a temporary root.
 pub(crate) struct Lake {
@@ -13,7 +14,7 @@ pub(crate) struct Lake {
 impl Lake {
     pub(crate) async fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        let session = Session::open(root.path()).writable().await.unwrap();
+        let session = Session::open(root.path()).governor(own_governor()).writable().await.unwrap();
         Self { session, root }
     }
 
@@ -33,7 +34,7 @@ impl Lake {
 
     /// Another session over the same root, with memory of its own: another process, as far as duckrun can tell.
     pub(crate) async fn other(&self) -> Session {
-        Session::open(self.root.path()).writable().await.unwrap()
+        Session::open(self.root.path()).governor(own_governor()).writable().await.unwrap()
     }
 
     /// Runs a model that only appends, and must succeed.

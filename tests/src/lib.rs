@@ -23,6 +23,7 @@ mod emulator;
 pub mod faults;
 mod faulty;
 pub mod generate;
+mod governor;
 #[cfg(target_os = "linux")]
 mod group;
 mod interleave;
@@ -36,6 +37,7 @@ pub mod work;
 pub use counting::{CountingStore, Requests};
 pub use emulator::{BearerProxy, Emulated, Emulator};
 pub use faulty::{Fault, FaultyStore, Operation};
+pub use governor::own_governor;
 #[cfg(target_os = "linux")]
 pub use group::MemoryGroup;
 pub use interleave::{Interleaved, Moment};

@@ -27,8 +27,8 @@ fn poll(asking: &mut Asking<'_>) -> Poll<Result<Lease>> {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A new run asks for so many bytes.
-    Ask(u64),
+    /// A new run asks for so many bytes and says how many all runs may hold.
+    Ask(u64, u64),
     /// The n-th run ends, or gives up waiting.
     End(usize),
     /// The n-th run is polled, as a runtime may do at any time. A granted lease is given back only by who polls it.
@@ -37,7 +37,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        3 => (0..=110_u64).prop_map(Step::Ask),
+        3 => (0..=110_u64, prop_oneof![3 => Just(100_u64), 1 => 20..=120_u64]).prop_map(|(n, most)| Step::Ask(n, most)),
         2 => (0..40_usize).prop_map(Step::End),
         1 => (0..40_usize).prop_map(Step::Poll),
     ];
@@ -47,24 +47,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// First come, first served, in a dozen lines.
 #[derive(Default)]
 struct Model {
-    on_lease: Vec<(usize, u64)>,
-    queue: VecDeque<(usize, u64)>,
+    on_lease: Vec<(usize, u64, u64)>,
+    queue: VecDeque<(usize, u64, u64)>,
 }
 
 impl Model {
     fn sum(&self) -> u64 {
-        self.on_lease.iter().map(|(_, bytes)| bytes).sum()
+        self.on_lease.iter().map(|(_, bytes, _)| bytes).sum()
     }
 
     fn serve(&mut self) {
-        while self.queue.front().is_some_and(|(_, bytes)| self.sum() + bytes <= 100) {
+        while self.queue.front().is_some_and(|(_, bytes, most)| self.sum() + bytes <= *most) {
             self.on_lease.extend(self.queue.pop_front());
         }
     }
 
     fn end(&mut self, run: usize) {
-        self.on_lease.retain(|(id, _)| *id != run);
-        self.queue.retain(|(id, _)| *id != run);
+        self.on_lease.retain(|(id, ..)| *id != run);
+        self.queue.retain(|(id, ..)| *id != run);
         self.serve();
     }
 }
@@ -79,19 +79,20 @@ proptest! {
         let mut runs: Vec<Run<'_>> = Vec::new();
         for step in steps {
             match step {
-                Step::Ask(bytes) => {
-                    let mut asking = governor.lease(LeaseRequest::new("run", bytes));
+                Step::Ask(bytes, most) => {
+                    let mut asking = governor.lease(LeaseRequest::new("run", bytes).with_capacity(most));
+                    let most = most.min(100);
                     let first = poll(&mut asking);
                     let id = runs.len();
-                    if bytes > 100 {
+                    if bytes > most {
                         let refused = matches!(first, Poll::Ready(Err(Error::LeaseTooLarge { .. })));
                         prop_assert!(refused);
                         runs.push(Run::Gone);
                         continue;
                     }
-                    model.queue.push_back((id, bytes));
+                    model.queue.push_back((id, bytes, most));
                     model.serve();
-                    let granted = model.on_lease.iter().any(|(run, _)| *run == id);
+                    let granted = model.on_lease.iter().any(|(run, ..)| *run == id);
                     prop_assert_eq!(first.is_ready(), granted);
                     runs.push(match first {
                         Poll::Ready(lease) => Run::Holding(lease.unwrap()),
@@ -104,7 +105,7 @@ proptest! {
                 }
                 Step::Poll(id) => if let Some(Run::Asking(asking)) = runs.get_mut(id) {
                     let answer = poll(asking);
-                    let granted = model.on_lease.iter().any(|(run, _)| *run == id);
+                    let granted = model.on_lease.iter().any(|(run, ..)| *run == id);
                     prop_assert_eq!(answer.is_ready(), granted);
                     if let Poll::Ready(lease) = answer {
                         runs[id] = Run::Holding(lease.unwrap());
@@ -185,10 +186,9 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// A run that brings a smaller measurement leaves leases alone and keeps later ones out; a head that could not even run
-/// alone gets an answer instead of waiting for ever.
+/// A run that brings a smaller measurement leaves leases alone, waits until it fits, and makes nobody else's run impossible.
 #[test]
-fn a_capacity_that_sinks_takes_nothing_back_and_leaves_nobody_waiting() {
+fn each_run_is_held_to_its_own_capacity() {
     let governor = FairGovernor::new();
     assert_eq!(governor.capacity(), None);
     let ask = |bytes, capacity| governor.lease(LeaseRequest::new("run", bytes).with_capacity(capacity));
@@ -197,12 +197,25 @@ fn a_capacity_that_sinks_takes_nothing_back_and_leaves_nobody_waiting() {
     assert!(poll(&mut second).is_pending());
     let mut third = ask(20, 50);
     assert!(poll(&mut third).is_pending());
+    let Poll::Ready(Err(error)) = poll(&mut ask(51, 50)) else { panic!("51 of 50 is hopeless") };
+    assert_eq!((error.needed(), error.limit()), (Some(51), Some(50)));
     assert_eq!((governor.capacity(), governor.on_lease(), governor.waiting()), (Some(50), 80, 2));
     drop(first);
-    let Poll::Ready(Err(error)) = poll(&mut second) else { panic!("60 of 50 is hopeless") };
-    assert_eq!((error.needed(), error.limit()), (Some(60), Some(50)));
+    let Poll::Ready(Ok(second)) = poll(&mut second) else { panic!("60 of its own 100") };
+    assert!(poll(&mut third).is_pending(), "80 of its own 50");
+    drop(second);
     let Poll::Ready(Ok(third)) = poll(&mut third) else { panic!("the queue moves on") };
-    assert_eq!(third.bytes(), 20);
+    assert_eq!((third.bytes(), governor.on_lease()), (20, 20));
+}
+
+/// Two parts of a program that know nothing of each other take from one memory.
+#[test]
+fn the_governor_of_the_process_is_one() {
+    let lease = futures::executor::block_on(FairGovernor::of_process().lease(LeaseRequest::new("run", 7))).unwrap();
+    assert_eq!(FairGovernor::of_process().on_lease(), 7);
+    drop(lease);
+    assert_eq!(FairGovernor::of_process().on_lease(), 0);
+    assert_eq!(FairGovernor::new().on_lease(), 0);
 }
 
 /// The embedder's own governor is a trait object with leases of its own.

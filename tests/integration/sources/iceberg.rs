@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use duckrun::sources::{Files, Iceberg};
 use duckrun::{ErrorKind, MemorySettings, Session, Source, StoreRoot};
-use duckrun_testkit::{CountingStore, Emulated};
+use duckrun_testkit::{CountingStore, Emulated, own_governor};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path as StorePath;
@@ -113,10 +113,10 @@ async fn tables_in_stores_are_read_as_pyiceberg_reads_them() {
     let seen = written(&python, folder.path(), &[&warehouse, &emulator.endpoint()]);
     let memory = || MemorySettings::with_limit(2 << 30);
     let options = emulator.options("secret");
-    let session = Session::open_url(&emulator.url("tables"), &options).unwrap();
+    let session = Session::open_url(&emulator.url("tables"), &options).unwrap().governor(own_governor());
     let session = session.memory(memory()).writable().await.unwrap();
     let disk = tempfile::tempdir().unwrap();
-    let local = Session::open(disk.path()).memory(memory()).writable().await.unwrap();
+    let local = Session::open(disk.path()).governor(own_governor()).memory(memory()).writable().await.unwrap();
 
     // The copy: `ice/n/TABLE/..` becomes `a copy/of 100%25/n/TABLE/..`.
     let bucket = StoreRoot::open(&warehouse, &options).unwrap();
@@ -130,6 +130,7 @@ async fn tables_in_stores_are_read_as_pyiceberg_reads_them() {
     let given: Arc<dyn ObjectStore> = Arc::new(copied.clone());
     let injected = |given: Arc<dyn ObjectStore>| {
         Session::open_in(Url::parse("mem://lake/tables").unwrap(), given, StorePath::from("tables"))
+            .governor(own_governor())
     };
     let own = injected(given.clone()).memory(memory()).writable().await.unwrap();
     let connection = duckrun::duckdb::Connection::open_in_memory().unwrap();

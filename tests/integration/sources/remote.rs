@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use duckrun::sources::{ArrowIpc, Csv, Files, Json, NewFiles, Parquet};
 use duckrun::{Append, ErrorKind, MemorySettings, Merge, Overwrite, Session, Source};
-use duckrun_testkit::CountingStore;
+use duckrun_testkit::{CountingStore, own_governor};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -19,14 +19,19 @@ use crate::support::{Lake, rows};
 async fn lake(store: Arc<dyn ObjectStore>) -> Session {
     let url = Url::parse("mem://lake/tables").unwrap();
     let memory = MemorySettings::with_limit(2 << 30);
-    Session::open_in(url, store, Path::from("tables")).memory(memory).writable().await.unwrap()
+    Session::open_in(url, store, Path::from("tables")).governor(own_governor()).memory(memory).writable().await.unwrap()
 }
 
 /// A caller's own connection on the same store: a DuckDB without a file system of ours.
 async fn connected(store: Arc<dyn ObjectStore>) -> Session {
     let url = Url::parse("mem://lake/tables").unwrap();
     let connection = duckrun::duckdb::Connection::open_in_memory().unwrap();
-    Session::open_in(url, store, Path::from("tables")).connection(connection).writable().await.unwrap()
+    Session::open_in(url, store, Path::from("tables"))
+        .governor(own_governor())
+        .connection(connection)
+        .writable()
+        .await
+        .unwrap()
 }
 
 async fn read(session: &Session, source: impl Source + 'static, sql: &str) -> Result<Vec<String>, duckrun::Error> {
@@ -311,8 +316,10 @@ async fn a_connection_of_the_callers_reads_stores() {
     memory.spill.max_bytes = Some(1000);
     let url = Url::parse("mem://lake/tables").unwrap();
     let connection = duckrun::duckdb::Connection::open_in_memory().unwrap();
-    let small =
-        Session::open_in(url, Arc::new(store.clone()), Path::from("tables")).connection(connection).memory(memory);
+    let small = Session::open_in(url, Arc::new(store.clone()), Path::from("tables"))
+        .governor(own_governor())
+        .connection(connection)
+        .memory(memory);
     let small = small.await.unwrap();
     store.take();
     let e = small.sql("select count(*) from a.t").collect().await.unwrap_err();

@@ -270,7 +270,8 @@ where
     for moment in [Moment::Pinned, Moment::Commit] {
         let lake = Lake::new().await?;
         lake.seed().await?;
-        let outside = Session::open(lake.root.path()).writable().maintenance(false).await?;
+        let outside =
+            Session::open(lake.root.path()).governor(crate::own_governor()).writable().maintenance(false).await?;
         let inner: Arc<dyn TableStore> = Arc::new(lake.session.table(TABLE)?.store().clone());
         let store = Interleaved::new(inner, moment, async move {
             // Whether it worked shows in the rows.
@@ -309,7 +310,7 @@ struct Lake {
 impl Lake {
     async fn new() -> Got<Self> {
         let root = tempfile::tempdir().map_err(|e| Trouble::Broken(e.to_string()))?;
-        let session = Session::open(root.path()).writable().maintenance(false).await?;
+        let session = Session::open(root.path()).governor(crate::own_governor()).writable().maintenance(false).await?;
         Ok(Self { session, root })
     }
 

@@ -22,7 +22,7 @@ use super::violation::Violation;
 use super::{Failure, MachineStore};
 use crate::generate::{arrow, delete_rows_of, sql};
 use crate::model::{Column, Rows, Table, Value};
-use crate::{Interleaved, Tally, log_versions};
+use crate::{Interleaved, Tally, log_versions, own_governor};
 
 const TABLE: &str = "a.t";
 
@@ -77,20 +77,24 @@ impl World {
         };
         let clock = shape.history.as_ref().map(|_| Arc::new(Told(AtomicI64::new(1_735_689_600_000_000))));
         let memory = MemorySettings { threads: Some(1), writers: Some(1), ..MemorySettings::with_limit(2 << 30) };
-        let open = || match (&root, store) {
-            (Some(root), _) => Session::open(root.path()),
-            (None, MachineStore::Store { url, store, prefix }) => {
-                let mut url = url.clone();
-                if let Ok(mut segments) = url.path_segments_mut() {
-                    segments.pop_if_empty().push(place);
+        let open = || {
+            let open = match (&root, store) {
+                (Some(root), _) => Session::open(root.path()),
+                (None, MachineStore::Store { url, store, prefix }) => {
+                    let mut url = url.clone();
+                    if let Ok(mut segments) = url.path_segments_mut() {
+                        segments.pop_if_empty().push(place);
+                    }
+                    Session::open_in(url, store.clone(), prefix.clone().join(place))
                 }
-                Session::open_in(url, store.clone(), prefix.clone().join(place))
-            }
-            (None, MachineStore::Local) => Session::open(std::env::temp_dir()),
+                (None, MachineStore::Local) => Session::open(std::env::temp_dir()),
+            };
+            // Each actor is a process of its own.
+            open.writable().memory(memory.clone()).governor(own_governor())
         };
         let mut actors = Vec::new();
         for actor in 0..ACTORS {
-            let mut builder = open().writable().memory(memory.clone());
+            let mut builder = open();
             if let Some(clock) = &clock {
                 builder = builder.clock(clock.clone());
             }
@@ -101,7 +105,7 @@ impl World {
             let maintains = actor + 1 == ACTORS && clock.is_none();
             actors.push(builder.maintenance(maintains).policy(policy).await.map_err(failed)?);
         }
-        let janitor = open().writable().memory(memory.clone()).await.map_err(failed)?;
+        let janitor = open().await.map_err(failed)?;
         let plan = duckrun::memory::plan(&EffectiveLimit::explicit(1 << 30, 1), &memory, Job::Write).map_err(failed)?;
         let reader = duckrun::duckdb::DuckDb::in_memory().open(&RunContext::new(plan)).await.map_err(failed)?;
         let mut model = actors[0].model(TABLE).sql(sql::select(&shape.first));

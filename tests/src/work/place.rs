@@ -93,14 +93,15 @@ impl Root {
         Self { store, local: None, ..self.clone() }
     }
 
-    /// A writable session, not yet opened, with little memory and few threads: campaigns run many side by side.
+    /// A writable session, not yet opened, with little memory, few threads and a governor of its own: campaigns run many side
+    /// by side, each as if it were a process.
     pub fn session(&self) -> SessionBuilder {
         let open = match &self.local {
             Some(folder) => Session::open(folder),
             None => Session::open_in(self.url.clone(), self.store.clone(), self.prefix.clone()),
         };
         let memory = MemorySettings { threads: Some(1), writers: Some(1), ..MemorySettings::with_limit(1 << 30) };
-        open.writable().memory(memory)
+        open.writable().memory(memory).governor(crate::own_governor())
     }
 
     /// Where the campaign's table is in the store.
