@@ -508,6 +508,12 @@ pub trait Executor: Send + Sync + fmt::Debug {
     /// The name, for reports.
     fn name(&self) -> &str;
 
+    /// What a run by this executor will do, for its memory plan, which is made before anything is read: the strategy's job, or
+    /// another one where its memory goes elsewhere.
+    fn job(&self, job: duckrun_memory::Job) -> duckrun_memory::Job {
+        job
+    }
+
     /// Whether this executor can carry out a plan on this snapshot; otherwise the reason.
     ///
     /// # Errors

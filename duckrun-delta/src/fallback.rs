@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use duckrun_core::{CommitOutcome, Error, ErrorKind, Executor, Result, RunContext, Snapshot, WriteJob, WritePlan};
+use duckrun_memory::Job;
 
 /// Asks executors in order; the first that accepts a plan carries it out.
 ///
@@ -48,6 +49,11 @@ impl FirstThatAccepts {
 impl Executor for FirstThatAccepts {
     fn name(&self) -> &str {
         "first-that-accepts"
+    }
+
+    /// That of the first, which carries out most plans.
+    fn job(&self, job: Job) -> Job {
+        self.executors.first().map_or(job, |first| first.job(job))
     }
 
     fn accepts(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()> {

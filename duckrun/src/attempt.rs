@@ -21,7 +21,8 @@ use crate::tables::Places;
 
 /// Runs a model: once, or once for each of the runs that its strategy stands for.
 pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
-    let (cx, lease) = model.session.context(&model.name, model.strategy.job()).await?;
+    let job = model.session.inner.executor.job(model.strategy.job());
+    let (cx, lease) = model.session.context(&model.name, job).await?;
     let cx = cx.with_progress(model.progress.clone());
     let waited = lease.waited();
     // Most strategies are one run, whatever the table; only for the others it is opened once more to ask whether it is there.

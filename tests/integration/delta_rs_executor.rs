@@ -12,11 +12,12 @@ use duckrun::arrow::util::display::{ArrayFormatter, FormatOptions};
 use duckrun::core::{Capabilities, NullKeys, RelationName, TableReference};
 use duckrun::delta::{Delete, Merge, MergeClause, Update};
 use duckrun::duckdb::DuckDb;
+use duckrun::memory::Job;
 use duckrun::{
     At, BatchStream, CommitOutcome, DeltaRsExecutor, DeltaRsOptions, Engine, EngineSession, EngineSettings, ErrorKind,
     Nothing, Query, Relation, Report, Result, RunContext, Session, Strategy, Value,
 };
-use duckrun_testkit::{Fault, FaultyStore, Operation};
+use duckrun_testkit::{Fault, FaultyStore, Operation, own_governor};
 use object_store::memory::InMemory;
 use url::Url;
 
@@ -29,7 +30,7 @@ fn executor(options: DeltaRsOptions) -> Arc<DeltaRsExecutor> {
 /// A session over the same root that writes with delta-rs only.
 async fn session(lake: &Lake) -> Session {
     let executor = executor(DeltaRsOptions::default());
-    Session::open(lake.root()).executor(executor).writable().await.unwrap()
+    Session::open(lake.root()).governor(own_governor()).executor(executor).writable().await.unwrap()
 }
 
 async fn run(session: &Session, sql: &str, strategy: impl Strategy + 'static) -> Result<Report> {
@@ -62,6 +63,7 @@ async fn an_upsert_keeps_types_and_an_idempotent_one_commits_nothing() {
                timestamptz '2025-01-01 00:00:00+00' as at from range(8, 12) r(i)";
     let report = run(&with, sql, Merge::on(["id"])).await.unwrap();
     assert_eq!(report.executor, "delta-rs");
+    assert!(report.memory.job == Job::MergeDeltaRs && report.memory.delta_rs > 0, "{}", report.memory);
     assert_eq!(counts(&report), (2, 2, Some(0), 8));
     assert_eq!(lake.rows("select count(*), sum(price), max(id) from a.t").await, ["12|71.00|11"]);
     // UPSTREAM trap 7: delta-rs has written an expression's type instead of the column's.
@@ -371,7 +373,7 @@ async fn a_lost_answer_is_settled() {
     for fault in [Fault::LostAnswer, Fault::LostRequest] {
         let store = FaultyStore::new(InMemory::new());
         let url = Url::parse("mem://lake/").unwrap();
-        let session = Session::open_in(url, Arc::new(store.clone()), "").writable();
+        let session = Session::open_in(url, Arc::new(store.clone()), "").governor(own_governor()).writable();
         let session = session.executor(Arc::new(duckrun::FirstThatAccepts::new(vec![
             executor(DeltaRsOptions::default()),
             Arc::new(duckrun::SqlExecutor),
@@ -403,14 +405,18 @@ async fn tables_that_are_too_large_are_refused_before_they_are_read() {
     lake.put("a.t", "select i::bigint as id, md5(i::varchar) as s from range(10000) r(i)").await;
     let before = lake.state("a.t");
     let options = DeltaRsOptions { max_memory: Some(1000), ..DeltaRsOptions::default() };
-    let with = Session::open(lake.root()).executor(executor(options)).writable().await.unwrap();
+    let with =
+        Session::open(lake.root()).governor(own_governor()).executor(executor(options)).writable().await.unwrap();
     let error = run(&with, "select 1::bigint as id, 'x' as s", Merge::on(["id"])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     assert!(error.message().contains("max_memory"), "{error}");
     assert_eq!(lake.state("a.t"), before);
     // By default the memory plan decides, and the message has the limit that would do.
-    let memory = duckrun::MemorySettings { limit: Some(420 << 20), ..Default::default() };
-    let with = Session::open(lake.root()).memory(memory).executor(executor(DeltaRsOptions::default()));
+    let memory = duckrun::MemorySettings { limit: Some(640 << 20), ..Default::default() };
+    let with = Session::open(lake.root())
+        .governor(own_governor())
+        .memory(memory)
+        .executor(executor(DeltaRsOptions::default()));
     let with = with.writable().await.unwrap();
     lake.put("a.t", "select i::bigint as id, 'x' as s from range(8000000) r(i)").await;
     let error = run(&with, "select 1::bigint as id, 'x' as s", Merge::on(["id"])).await.unwrap_err();
@@ -418,10 +424,16 @@ async fn tables_that_are_too_large_are_refused_before_they_are_read() {
     assert!(error.message().contains("would do"), "{error}");
     // The incoming rows are held in the pool, which is bounded: an error of the right kind, and nothing is left.
     let options = DeltaRsOptions { max_memory: Some(u64::MAX), ..DeltaRsOptions::default() };
-    let memory = duckrun::MemorySettings { limit: Some(420 << 20), ..Default::default() };
-    let with = Session::open(lake.root()).memory(memory).executor(executor(options)).writable().await.unwrap();
+    let memory = duckrun::MemorySettings { limit: Some(640 << 20), ..Default::default() };
+    let with = Session::open(lake.root())
+        .governor(own_governor())
+        .memory(memory)
+        .executor(executor(options))
+        .writable()
+        .await
+        .unwrap();
     let before = lake.state("a.t");
-    let many = "select -i::bigint as id, md5(i::varchar) as s from range(3000000) r(i)";
+    let many = "select -i::bigint as id, md5(i::varchar) as s from range(6000000) r(i)";
     let error = run(&with, many, Merge::on(["id"])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
     assert_eq!(lake.state("a.t"), before);
@@ -527,7 +539,10 @@ async fn a_merge_that_stands_still_is_given_up() {
         model.sql(sql).run().await.unwrap().committed().map(drop).unwrap();
         let before = lake.state("a.t");
         let options = DeltaRsOptions { stall: Duration::from_millis(700), ..DeltaRsOptions::default() };
-        let stuck = Session::open(lake.root()).engine(Arc::new(Stuck(DuckDb::in_memory()))).executor(executor(options));
+        let stuck = Session::open(lake.root())
+            .governor(own_governor())
+            .engine(Arc::new(Stuck(DuckDb::in_memory())))
+            .executor(executor(options));
         let stuck = stuck.writable().await.unwrap();
         let started = Instant::now();
         let error = run(&stuck, "select 1::bigint as id, 5::bigint as v", Merge::on(["id"])).await.unwrap_err();
@@ -537,7 +552,10 @@ async fn a_merge_that_stands_still_is_given_up() {
         assert_eq!(lake.state("a.t"), before);
         // Dropping the run in the same state ends it too.
         let options = DeltaRsOptions::default();
-        let stuck = Session::open(lake.root()).engine(Arc::new(Stuck(DuckDb::in_memory()))).executor(executor(options));
+        let stuck = Session::open(lake.root())
+            .governor(own_governor())
+            .engine(Arc::new(Stuck(DuckDb::in_memory())))
+            .executor(executor(options));
         let stuck = stuck.writable().await.unwrap();
         let merge = run(&stuck, "select 1::bigint as id, 5::bigint as v", Merge::on(["id"]));
         assert!(tokio::time::timeout(Duration::from_secs(2), merge).await.is_err());

@@ -35,6 +35,7 @@ use duckrun_core::{
     Progress, Result, RunContext, Snapshot, Staged, StagedFile, TableStore, Then, Value, When, WriteAction, WriteJob,
     WriteMetrics, WritePlan,
 };
+use duckrun_memory::Job;
 use serde_json::{Value as Json, json};
 
 use self::clauses::{Clauses, Work};
@@ -53,8 +54,8 @@ use crate::write::parquet_properties;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeltaRsOptions {
     /// The most memory, in bytes, that a merge, update or delete may be expected to take; see [`estimate`](Self::estimate).
-    /// `None` is the share that delta-rs has in the run's memory plan; where it has none, the writers' and half of what the engine
-    /// does not need for the incoming rows.
+    /// `None` is the share that delta-rs has in the run's memory plan; where it has none, because a plan was made for another
+    /// executor that then refused, the writers' and half of what the engine does not need for the incoming rows.
     pub max_memory: Option<u64>,
     /// How long nothing may happen (no batch read, no request to the store, no memory reserved or given back) before the
     /// run is given up with an error.
@@ -106,6 +107,13 @@ impl DeltaRsExecutor {
 impl Executor for DeltaRsExecutor {
     fn name(&self) -> &str {
         "delta-rs"
+    }
+
+    fn job(&self, job: Job) -> Job {
+        match job {
+            Job::MergeDuckDb => Job::MergeDeltaRs,
+            other => other,
+        }
     }
 
     fn accepts(&self, at: Option<&dyn Snapshot>, plan: &WritePlan) -> Result<()> {
