@@ -5,11 +5,13 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use duckrun::sources::{Csv, NewFiles};
 use duckrun::{
-    At, Error, Model, Overwrite, Relation, Report, Resolved, Result, SafeAppend, Session, Source, SourceContext,
+    At, Error, FairGovernor, Model, Overwrite, Relation, Report, Resolved, Result, SafeAppend, Session, Source,
+    SourceContext,
 };
 use duckrun_examples::{bar, data, output_folder};
 
@@ -64,8 +66,8 @@ impl Source for Competitor {
     }
 
     async fn resolve(&self, _cx: &SourceContext<'_>) -> Result<Resolved> {
-        // Another process would have a session of its own; so has this one.
-        let theirs = Session::open(&self.root).writable().await?;
+        // Another process would have a session and memory of its own; so has this one.
+        let theirs = Session::open(&self.root).governor(Arc::new(FairGovernor::new())).writable().await?;
         let report = load(&theirs, &self.landing, "*-31.csv").run().await?;
         println!("  somebody else: {report}");
         Ok(Relation::Sql("select 1 as nothing".to_owned()).into())

@@ -16,7 +16,7 @@ use tracing::Instrument;
 use crate::model::Model;
 use crate::pins;
 use crate::report::{FailedWindow, PhaseTime, Report};
-use crate::session::this;
+use crate::session::{holding, this};
 use crate::tables::Places;
 
 /// Runs a model: once, or once for each of the runs that its strategy stands for.
@@ -24,13 +24,17 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
     let job = model.session.inner.executor.job(model.strategy.job());
     let (cx, lease) = model.session.context(&model.name, job).await?;
     let cx = cx.with_progress(model.progress.clone());
-    let waited = lease.waited();
+    let report = holding(leased(model, name, &cx, lease.waited())).await?;
+    tracing::info!(table = %name, "{report}");
+    Ok(report)
+}
+
+/// The same within its lease.
+async fn leased(model: &Model, name: &TableName, cx: &RunContext, waited: Duration) -> Result<Report> {
     // Most strategies are one run, whatever the table; only for the others it is opened once more to ask whether it is there.
     let now = cx.now();
     if let Ok(None) = model.strategy.runs(now, false) {
-        let report = repeated(model, name, &cx, waited).await?;
-        tracing::info!(table = %name, "{report}");
-        return Ok(report);
+        return repeated(model, name, cx, waited).await;
     }
     if model.transaction.is_some() {
         return Err(Error::invalid(
@@ -42,9 +46,7 @@ pub(crate) async fn run(model: &Model, name: &TableName) -> Result<Report> {
     let Some(runs) = model.strategy.runs(now, fresh)? else {
         return Err(Error::internal("a strategy of several runs that is one"));
     };
-    let report = windows(model, name, &cx, waited, runs).await?;
-    tracing::info!(table = %name, "{report}");
-    Ok(report)
+    windows(model, name, cx, waited, runs).await
 }
 
 /// Runs window after window, each pinned after its predecessor; stops at the first that does not commit.

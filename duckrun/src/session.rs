@@ -176,7 +176,12 @@ impl Session {
             duckrun_memory::plan(&limit, &inner.memory, job)
         };
         let mut plan = planned()?;
-        let lease = inner.governor.lease(plan.lease_request(name)).await?;
+        let lease = inner.governor.lease(plan.lease_request(name));
+        let lease = match INSIDE.try_with(|()| ()) {
+            // The run around this one keeps its memory until this one has ended.
+            Ok(()) => tokio::time::timeout(INNER_WAITS, lease).await.map_err(|_| waits_for_itself(name))??,
+            Err(_) => lease.await?,
+        };
         if lease.waited() > SAMPLE_HOLDS {
             // Neighbours may have come meanwhile. A smaller limit makes no share larger, so the lease holds that plan too; a
             // larger one is left to later runs.
@@ -193,6 +198,28 @@ impl Session {
         let cx = RunContext::new(plan).with_clock(inner.clock.clone()).with_spill(Some(Arc::new(spill)));
         Ok((cx, lease))
     }
+}
+
+tokio::task_local! {
+    /// Set while a run holds its memory: what its sources and the embedder's other components begin in its task is inside it.
+    static INSIDE: ();
+}
+
+/// A part of a run that holds its memory.
+pub(crate) async fn holding<T>(part: impl Future<Output = T>) -> T {
+    INSIDE.scope((), part).await
+}
+
+/// How long a run inside a run waits for its memory. Others may give theirs back meanwhile; the one around it does not.
+const INNER_WAITS: Duration = Duration::from_secs(5);
+
+fn waits_for_itself(name: &str) -> Error {
+    Error::new(
+        ErrorKind::ResourceExhausted,
+        format!(
+            "{name} is run inside of another run, which keeps its memory until this one has ended: leave room for both with              MemorySettings::concurrent_runs, or give one of the sessions a governor of its own"
+        ),
+    )
 }
 
 /// How long a run may have waited for its lease before it looks again how much memory there is.
@@ -329,9 +356,9 @@ impl SessionBuilder {
     /// Another governor than the process's ([`FairGovernor::of_process`]), which all sessions ask that were not given one: their
     /// runs together stay under one limit, and one that does not fit waits, with a line in the log.
     ///
-    /// So a run must not wait for another one that waits for its memory: a source, a hook or the reader of an open stream
-    /// that begins a run, in this session or another, gets nothing before the first has ended, unless
-    /// [`MemorySettings::concurrent_runs`] leaves room for both. A session with a governor of its own
+    /// So a run must not wait for another one that waits for its memory. A source that begins a run, in this session or another,
+    /// gets an error after some seconds, unless [`MemorySettings::concurrent_runs`] leaves room for both; whoever
+    /// begins one while he keeps a stream open, or in a task of its own that he waits for, waits for ever. A session with a governor of its own
     /// (`Arc::new(FairGovernor::new())`) waits for nobody and is counted by nobody.
     pub fn governor(mut self, governor: Arc<dyn Governor>) -> Self {
         self.governor = governor;
@@ -482,7 +509,7 @@ impl Reader {
         let places = Places(self.session.clone());
         let seen = SourceContext::new(&cx).with_engine(engine.as_ref()).with_tables(&places);
         for (alias, source) in &self.sources {
-            let resolved = source.resolve(&seen).await.map_err(|e| e.or_table(format!("source {alias}")))?;
+            let resolved = holding(source.resolve(&seen)).await.map_err(|e| e.or_table(format!("source {alias}")))?;
             engine.register(&RelationName::bare(alias)?, resolved.relation).await?;
         }
         let references = engine.references(&self.query.sql).await?;

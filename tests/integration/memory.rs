@@ -10,7 +10,7 @@ use std::time::Duration;
 use duckrun::memory::{self, LeaseRequest, MIB, MemorySample};
 use duckrun::{
     Append, Error, ErrorKind, FairGovernor, Governor, MemoryProbe, MemorySettings, Merge, MicrobatchWindow, Model,
-    Overwrite, Session,
+    Overwrite, Relation, Resolved, Session, Source, SourceContext,
 };
 use duckrun_testkit::{MemoryGroup, own_governor};
 use futures::TryStreamExt;
@@ -188,6 +188,45 @@ async fn sessions_of_one_process_share_its_memory() {
     assert_eq!(batches.iter().map(|b| b.num_rows()).sum::<usize>(), 5_000_000);
     let report = run.await.unwrap().unwrap().committed().unwrap();
     assert!(report.waited >= Duration::from_millis(400), "waited {:?}", report.waited);
+}
+
+/// A source that begins a run of its own, in another session of the process.
+#[derive(Debug)]
+struct RunsAnother(Session);
+
+#[async_trait::async_trait]
+impl Source for RunsAnother {
+    fn describe(&self) -> String {
+        "what another run leaves".to_owned()
+    }
+
+    async fn resolve(&self, _: &SourceContext<'_>) -> duckrun::Result<Resolved> {
+        self.0.model("b.t").sql("select 1 as n").run().await?.committed().map(drop)?;
+        Ok(Relation::Sql("select 1 as n".to_owned()).into())
+    }
+}
+
+/// The inner run waited for the memory of the outer one, which waited for the inner one: quickstart stood still for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_inside_a_run_is_refused_where_there_is_no_room_for_both() {
+    for (concurrent_runs, fits) in [(1, false), (2, true)] {
+        let root = tempfile::tempdir().unwrap();
+        let memory = MemorySettings { concurrent_runs, ..MemorySettings::with_limit(1 << 30) };
+        let governor = own_governor();
+        let open = || Session::open(root.path()).governor(governor.clone()).memory(memory.clone()).writable();
+        let (outer, inner) = (open().await.unwrap(), open().await.unwrap());
+        let run = outer.model("a.t").source("s", RunsAnother(inner.clone())).sql("select * from s").run().await;
+        let query = outer.sql("select * from s").source("s", RunsAnother(inner)).collect().await;
+        for (what, error) in [("run", run.map(drop).err()), ("query", query.map(drop).err())] {
+            assert_eq!(error.is_none(), fits, "{what}: {error:?}");
+            if let Some(error) = error {
+                assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+                assert!(error.message().contains("concurrent_runs"), "{error}");
+            }
+        }
+        // Nothing is kept by what was refused.
+        outer.model("a.u").sql("select 1 as n").run().await.unwrap().committed().map(drop).unwrap();
+    }
 }
 
 /// Memory as a scheduler may tell of it: less with every look.
