@@ -356,10 +356,10 @@ impl SessionBuilder {
     /// Another governor than the process's ([`FairGovernor::of_process`]), which all sessions ask that were not given one: their
     /// runs together stay under one limit, and one that does not fit waits, with a line in the log.
     ///
-    /// So a run must not wait for another one that waits for its memory. A source that begins a run, in this session or another,
-    /// gets an error after some seconds, unless [`MemorySettings::concurrent_runs`] leaves room for both; whoever
-    /// begins one while he keeps a stream open, or in a task of its own that he waits for, waits for ever. A session with a governor of its own
-    /// (`Arc::new(FairGovernor::new())`) waits for nobody and is counted by nobody.
+    /// So a run must not wait for another one that waits for its memory. A source that begins a run, in this session or
+    /// another, gets an error after some seconds, unless [`MemorySettings::concurrent_runs`] leaves room for both. Whoever
+    /// begins one while he keeps a stream open, or in a task of its own that he waits for, waits for ever. A session with a
+    /// governor of its own (`Arc::new(FairGovernor::new())`) waits for nobody and is counted by nobody.
     pub fn governor(mut self, governor: Arc<dyn Governor>) -> Self {
         self.governor = governor;
         self
